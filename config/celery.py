@@ -1,0 +1,18 @@
+"""The Celery application: finds tasks in every app, takes its settings from Django's.
+
+Owns the beat schedule. Tasks carry ids and keyword arguments only, because publisher and worker
+are deployed at different times.
+"""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("aigateway")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    "release-expired-holds": {"task": "billing.release_expired_holds", "schedule": 60.0},
+}

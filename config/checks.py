@@ -1,0 +1,61 @@
+"""System checks of the platform: what would be wrong in production fails here, with a hint."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+
+@register(Tags.security)
+def secrets_are_set(**_: Any) -> list[CheckMessage]:
+    """All three secrets exist and differ."""
+    values = {name: getattr(settings, name) for name in ("SECRET_KEY", "KEY_PEPPER", "VAULT_KEY")}
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        return [
+            Error(
+                f"{', '.join(missing)} must be set.",
+                hint="Give each its own 32 random bytes; see docs/configuration.md.",
+                id="config.E001",
+            )
+        ]
+    if len(set(values.values())) < len(values):
+        return [
+            Error(
+                "SECRET_KEY, KEY_PEPPER and VAULT_KEY must differ.",
+                hint="One leaked value would open everything else too.",
+                id="config.E002",
+            )
+        ]
+    return []
+
+
+@register(Tags.security, deploy=True)
+def deployed_sites_have_their_own_domain(**_: Any) -> list[CheckMessage]:
+    """Sites run other people's code: sharing the console's domain would share its cookies."""
+    from urllib.parse import urlsplit
+
+    console = urlsplit(settings.PUBLIC_URL).hostname or ""
+    if settings.APPS_DOMAIN == console or console.endswith(f".{settings.APPS_DOMAIN}"):
+        return [
+            Warning(
+                f"Deployed sites share the domain {settings.APPS_DOMAIN} with the console.",
+                hint="Set APPS_DOMAIN to a different registrable domain.",
+                id="config.W001",
+            )
+        ]
+    return []
+
+
+@register(Tags.security, deploy=True)
+def functions_are_isolated(**_: Any) -> list[CheckMessage]:
+    """The plain driver runs functions as this very user."""
+    if settings.FUNCTION_DRIVER == "local-plain":
+        return [
+            Warning(
+                "Functions run without isolation (FUNCTION_DRIVER=local-plain).",
+                hint="Only deploy code you trust, or use an isolating driver.",
+                id="config.W002",
+            )
+        ]
+    return []

@@ -1,0 +1,84 @@
+"""How the platform logs: structlog over the standard library, secrets redacted in one filter.
+
+Owns formats and redaction; must not import Django (settings import this module).
+"""
+
+import logging
+import os
+import re
+from typing import Any
+
+import structlog
+
+# Gateway keys, workspace tokens, provider keys and bearer headers, wherever they turn up.
+SECRET_PATTERN = re.compile(
+    r"(aig_[a-z0-9-]{1,63}_|wst_|sk-|AIza|Bearer\s+)[A-Za-z0-9_\-.]{6,}", re.IGNORECASE
+)
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def redact(text: str) -> str:
+    """`text` with every secret cut after its prefix and control characters escaped."""
+    text = SECRET_PATTERN.sub(lambda match: f"{match.group(1)}[redacted]", text)
+    return CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+
+
+def _redact_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact(value)
+    return event
+
+
+def _formatter(*, as_json: bool) -> dict[str, Any]:
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.ExtraAdder(),
+    ]
+    return {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": shared,
+        "processors": [
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _redact_event,
+            renderer,
+        ],
+    }
+
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"main": _formatter(as_json=os.environ.get("LOG_FORMAT") == "json")},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "main"}},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "loggers": {
+        # One line per request is nginx's business; the gateway logs its own calls.
+        "uvicorn.access": {"level": "WARNING", "propagate": True},
+        "uvicorn.error": {"level": "INFO", "propagate": True, "handlers": []},
+        "httpx": {"level": "WARNING"},
+        "aiohttp.access": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+    },
+}
+
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    cache_logger_on_first_use=True,
+)

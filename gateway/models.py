@@ -1,0 +1,117 @@
+"""Keys of deployments, credentials of providers, routes from model names to upstreams.
+
+Owns what the hot path reads through `gateway.snapshot`; the hot path itself never touches these
+classes. No secret here is stored in the clear, and none is ever shown in the admin.
+"""
+
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from deployments.models import Deployment
+from gateway.providers import PROVIDERS
+from orgs import identifiers
+
+
+def key_id() -> str:
+    """Default of `GatewayKey.public_id`."""
+    return identifiers.public_id("key")
+
+
+def credential_id() -> str:
+    """Default of `ProviderCredential.public_id`."""
+    return identifiers.public_id("cred")
+
+
+class GatewayKey(models.Model):
+    """A deployment's key for the AI API, `aig_<deployId>_<secret>`.
+
+    Verified by digest; the encrypted text exists so that `provision` can answer the same key again.
+    """
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="keys")
+    public_id = models.CharField(max_length=32, unique=True, default=key_id)
+    prefix = models.CharField(max_length=80, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    secret_sealed = models.TextField(editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Set when a browser sent the key: the console tells the owner to rotate it.
+    exposed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Set by rotation: the key works until then.
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["deployment"],
+                name="gateway_one_current_key_per_deployment",
+                condition=Q(revoked_at=None, expires_at=None),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class ProviderCredential(models.Model):
+    """Where a provider is and what we authenticate with there. Wins over the environment."""
+
+    public_id = models.CharField(max_length=32, unique=True, default=credential_id)
+    provider = models.CharField(
+        max_length=40, choices=[(name, row.label) for name, row in PROVIDERS.items()]
+    )
+    name = models.CharField(max_length=120)
+    base_url = models.URLField(
+        blank=True, help_text="Leave empty for the provider's own address.", max_length=300
+    )
+    api_key_sealed = models.TextField(blank=True, editable=False)
+    api_key_hint = models.CharField(max_length=8, blank=True, editable=False)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("provider", "name")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["provider"],
+                name="gateway_one_active_credential_per_provider",
+                condition=Q(is_active=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_provider_display()}: {self.name}"
+
+
+class ModelRoute(models.Model):
+    """A model name offered to callers, and who serves it. Several rows: tried by `position`."""
+
+    public_name = models.CharField(max_length=120)
+    aliases = models.JSONField(default=list, blank=True)
+    provider = models.CharField(
+        max_length=40, choices=[(name, row.label) for name, row in PROVIDERS.items()]
+    )
+    upstream_name = models.CharField(max_length=120)
+    position = models.PositiveSmallIntegerField(default=0)
+    weight = models.PositiveSmallIntegerField(default=1)
+    context_tokens_max = models.PositiveIntegerField()
+    output_tokens_max = models.PositiveIntegerField()
+    capabilities = models.JSONField(default=list, blank=True)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("public_name", "position")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["public_name", "provider", "upstream_name"], name="gateway_route_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.public_name} → {self.provider}/{self.upstream_name}"

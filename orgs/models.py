@@ -1,0 +1,155 @@
+"""Tenancy: organization > workspace, people as members of organizations, tokens for agents.
+
+Owns who exists and who belongs where. Must know nothing of money, deployments or keys of the
+gateway. Credits belong to the organization; nothing of one organization is visible to another.
+"""
+
+from datetime import datetime
+from typing import ClassVar
+
+from django.contrib.auth.base_user import BaseUserManager
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.utils import timezone
+
+from orgs import identifiers
+
+
+def organization_id() -> str:
+    """Default of `Organization.public_id`."""
+    return identifiers.public_id("org")
+
+
+def workspace_id() -> str:
+    """Default of `Workspace.public_id`."""
+    return identifiers.public_id("ws")
+
+
+def token_id() -> str:
+    """Default of `WorkspaceToken.public_id`."""
+    return identifiers.public_id("tok")
+
+
+class UserManager(BaseUserManager["User"]):
+    """Creates people, who are known by their e-mail address."""
+
+    use_in_migrations = True
+
+    def create_user(self, email: str, password: str | None = None, **fields: object) -> "User":
+        """A new person; without a password they cannot log in until they set one."""
+        user = self.model(email=self.normalize_email(email).lower(), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str, **fields: object) -> "User":
+        """A new member of staff with every permission in the admin."""
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+
+
+class User(AbstractUser):
+    """A person; logs in with their e-mail address."""
+
+    username = None  # type: ignore[assignment]
+    email = models.EmailField(unique=True)
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+    objects = UserManager()  # type: ignore[assignment,misc]
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Organization(models.Model):
+    """A customer: owns credits, workspaces and members."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "ACTIVE", "Active"
+        SUSPENDED = "SUSPENDED", "Suspended"
+
+    public_id = models.CharField(max_length=32, unique=True, default=organization_id)
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=60, unique=True)
+    status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Workspace(models.Model):
+    """A place to deploy from; has tokens for agents and one default deployment."""
+
+    organization = models.ForeignKey(
+        Organization, on_delete=models.PROTECT, related_name="workspaces"
+    )
+    public_id = models.CharField(max_length=32, unique=True, default=workspace_id)
+    name = models.CharField(max_length=120)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("name",)
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["organization", "name"], name="orgs_workspace_name_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.organization.name} / {self.name}"
+
+
+class Membership(models.Model):
+    """A person's role in an organization."""
+
+    class Role(models.TextChoices):
+        OWNER = "OWNER", "Owner"
+        ADMIN = "ADMIN", "Admin"
+        MEMBER = "MEMBER", "Member"
+        BILLING = "BILLING", "Billing"
+        VIEWER = "VIEWER", "Viewer"
+
+    organization = models.ForeignKey(
+        Organization, on_delete=models.CASCADE, related_name="memberships"
+    )
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=Role, default=Role.MEMBER)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["organization", "user"], name="orgs_membership_once_per_person"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.organization} ({self.get_role_display()})"
+
+
+class WorkspaceToken(models.Model):
+    """What an agent or CLI authenticates with. Only its digest is kept; shown once at creation."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="tokens")
+    public_id = models.CharField(max_length=32, unique=True, default=token_id)
+    name = models.CharField(max_length=120)
+    prefix = models.CharField(max_length=16, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… ({self.name})"
+
+    def is_usable(self, *, at: datetime) -> bool:
+        """Whether the token is neither revoked nor expired at `at`."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > at)

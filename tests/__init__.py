@@ -1,0 +1,1 @@
+"""Tests mirror the code: tests/<app>/test_<module>.py; tests/journeys holds end-to-end stories."""

@@ -1,0 +1,145 @@
+"""The cast every test may ask for, the refusal of outside network, and flushing past triggers."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client, TransactionTestCase
+
+from orgs.models import Membership, Organization, User, Workspace
+from tests import factories
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections leave this machine in no test."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family != socket.AF_UNIX and address[0] not in LOOPBACK:
+            raise RuntimeError(f"A test tried to reach {address!r}.")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flush_past_immutability_triggers() -> Iterator[None]:
+    """Tests with real transactions end by emptying tables, which our triggers forbid."""
+    from tests.immutability import without_triggers
+
+    original = TransactionTestCase._fixture_teardown
+
+    def teardown(self: TransactionTestCase) -> None:
+        with without_triggers(connection):
+            original(self)
+
+    TransactionTestCase._fixture_teardown = teardown
+    yield
+    TransactionTestCase._fixture_teardown = original
+
+
+@pytest.fixture(autouse=True)
+def _data_in_a_folder_of_its_own(settings: Any, tmp_path: Any) -> None:
+    """Bundles, releases and sockets of a test go to its own folder."""
+    settings.BUNDLES_DIR = tmp_path / "bundles"
+    settings.RELEASES_DIR = tmp_path / "releases"
+    settings.RUNTIME_DIR = tmp_path / "run"
+
+
+@pytest.fixture
+def organization(db: None) -> Organization:
+    return factories.make_organization(name="Acme")
+
+
+@pytest.fixture
+def workspace(organization: Organization) -> Workspace:
+    return factories.make_workspace(organization=organization)
+
+
+@pytest.fixture
+def other_organization(db: None) -> Organization:
+    return factories.make_organization(name="Other")
+
+
+@pytest.fixture
+def other_workspace(other_organization: Organization) -> Workspace:
+    return factories.make_workspace(organization=other_organization)
+
+
+@pytest.fixture
+def owner(organization: Organization) -> User:
+    return factories.make_member(organization=organization, role=Membership.Role.OWNER)
+
+
+@pytest.fixture
+def member(organization: Organization) -> User:
+    return factories.make_member(organization=organization)
+
+
+@pytest.fixture
+def outsider(other_organization: Organization) -> User:
+    return factories.make_member(organization=other_organization, role=Membership.Role.OWNER)
+
+
+def _client_of(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def owner_client(owner: User) -> Client:
+    return _client_of(owner)
+
+
+@pytest.fixture
+def member_client(member: User) -> Client:
+    return _client_of(member)
+
+
+@pytest.fixture
+def outsider_client(outsider: User) -> Client:
+    return _client_of(outsider)
+
+
+@pytest.fixture
+def token(workspace: Workspace) -> str:
+    """The acting workspace's token."""
+    return factories.make_token(workspace=workspace)
+
+
+@pytest.fixture
+def outsider_token(other_workspace: Workspace) -> str:
+    return factories.make_token(workspace=other_workspace)
+
+
+def _data_api(secret: str) -> Any:
+    """A function (path, body=None) -> response that calls the data API with this token."""
+    client = Client()
+
+    def call(path: str, body: Any = None, **headers: str) -> Any:
+        return client.post(
+            f"/api/data/{path}",
+            data=body if body is not None else "",
+            content_type="application/json",
+            headers={"Authorization": f"Bearer {secret}", **headers},
+        )
+
+    return call
+
+
+@pytest.fixture
+def agent(token: str) -> Any:
+    return _data_api(token)
+
+
+@pytest.fixture
+def outsider_agent(outsider_token: str) -> Any:
+    return _data_api(outsider_token)
+
+
