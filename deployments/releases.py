@@ -1,0 +1,179 @@
+"""Releases: made from a bundle, activated by moving one pointer, rolled back the same way.
+
+Owns the states PENDING, ACTIVE, SUPERSEDED and FAILED. A release that cannot be made is marked
+FAILED with the reason and the one before keeps serving. Must not know where bundles come from or
+how a release is served.
+"""
+
+from datetime import datetime
+
+from django.db import transaction
+
+from deployments import bundles, environment, layout, storage
+from deployments.models import Deployment, Release
+
+PLATFORM_FAILURE = "The platform could not unpack the bundle. Deploy again."
+DELETED_FAILURE = "The deployment was deleted."
+FAILURE_CHARACTERS_MAX = 500
+
+
+class UnableToRelease(Exception):
+    """The bundle cannot become a release; the message says what to change."""
+
+
+class ReleaseNotFound(Exception):
+    """The deployment has no such release."""
+
+
+class UnableToRollBack(Exception):
+    """The release was never live, or there is none to go back to."""
+
+
+def create(deployment: Deployment, *, bundle_sha256: str) -> Release:
+    """A PENDING release of the deployment from a stored bundle; `publish` makes it live."""
+    return Release.objects.create(deployment=deployment, bundle_sha256=bundle_sha256)
+
+
+def publish(release: Release, *, at: datetime) -> Release:
+    """Check, unpack and activate a PENDING release; for any other, nothing is left to do.
+
+    The environment is the one of this moment. When a newer release went live in the meantime, this
+    one is SUPERSEDED at once. Safe to repeat after a crash. Raises UnableToRelease, having marked
+    the release FAILED; the release that was active stays active.
+    """
+    release = Release.objects.select_related("deployment").get(pk=release.pk)
+    if release.status != Release.Status.PENDING:
+        return release
+    try:
+        unpacked = _unpack(release)
+    except UnableToRelease as error:
+        _fail(release, str(error))
+        raise
+    except Exception:
+        _fail(release, PLATFORM_FAILURE)
+        raise
+    return _go_live(release, unpacked, at=at)
+
+
+def _unpack(release: Release) -> layout.Layout:
+    """The release's files in place, and what they mean. Raises UnableToRelease."""
+    try:
+        with storage.open_bundle(release.bundle_sha256) as bundle, storage.unpacking() as folder:
+            bundles.unpack(bundle, folder)
+            unpacked = layout.read(folder)
+            # Its variables go into the encrypted snapshot; plain text is not left lying around.
+            (folder / layout.ENVIRONMENT_FILE).unlink(missing_ok=True)
+            storage.place_release(folder, release)
+    except (
+        bundles.UnableToReadBundle,
+        layout.UnableToReadLayout,
+        storage.UnableToOpenBundle,
+    ) as error:
+        raise UnableToRelease(str(error)) from None
+    return unpacked
+
+
+def _fail(release: Release, reason: str) -> None:
+    Release.objects.filter(pk=release.pk, status=Release.Status.PENDING).update(
+        status=Release.Status.FAILED, failure=reason[:FAILURE_CHARACTERS_MAX]
+    )
+    storage.remove_release(release)
+
+
+def _go_live(release: Release, unpacked: layout.Layout, *, at: datetime) -> Release:
+    """Seal the environment and activate, unless deleted, done by another, or overtaken."""
+    with transaction.atomic():
+        deployment = _locked(release)
+        release = Release.objects.get(pk=release.pk)
+        if release.status != Release.Status.PENDING:
+            return release
+        if deployment.deleted_at is None:
+            release.manifest = unpacked.manifest
+            release.mode = unpacked.mode
+            values = environment.final_environment(deployment, unpacked.environment)
+            release.environment_sealed = environment.seal_snapshot(release, values)
+            if _is_overtaken(release):
+                release.status = Release.Status.SUPERSEDED
+                release.save()
+            else:
+                _point_at(deployment, release, at=at)
+            return release
+    _fail(release, DELETED_FAILURE)
+    raise UnableToRelease(DELETED_FAILURE)
+
+
+def _locked(release: Release) -> Deployment:
+    return Deployment.objects.select_for_update().get(pk=release.deployment_id)
+
+
+def _is_overtaken(release: Release) -> bool:
+    return Release.objects.filter(
+        deployment_id=release.deployment_id, pk__gt=release.pk, activated_at__isnull=False
+    ).exists()
+
+
+def _point_at(deployment: Deployment, release: Release, *, at: datetime) -> None:
+    """Make `release` the active one; inside the transaction that holds the deployment's lock."""
+    Release.objects.filter(deployment=deployment, status=Release.Status.ACTIVE).exclude(
+        pk=release.pk
+    ).update(status=Release.Status.SUPERSEDED)
+    release.status = Release.Status.ACTIVE
+    release.activated_at = at
+    release.save()
+    deployment.active_release = release
+    deployment.deployed_at = at
+    deployment.save(update_fields=["active_release", "deployed_at"])
+
+
+def activate(release: Release, *, at: datetime) -> Release:
+    """Make a release that was live before the active one again, with the environment it had.
+
+    Raises UnableToRollBack for one that never was live, UnableToRelease when its files are gone.
+    """
+    if release.activated_at is None or not release.environment_sealed:
+        raise UnableToRollBack(
+            f"Release {release.public_id} was never live; deploy again instead of rolling back."
+        )
+    if not storage.release_folder(release).is_dir():
+        _unpack(release)
+    with transaction.atomic():
+        deployment = _locked(release)
+        if deployment.deleted_at is not None:
+            raise UnableToRelease(DELETED_FAILURE)
+        if deployment.active_release_id != release.pk:
+            _point_at(deployment, release, at=at)
+    return release
+
+
+def find(deployment: Deployment, public_id: str) -> Release:
+    """The deployment's release with this id. Raises ReleaseNotFound."""
+    release = Release.objects.filter(deployment=deployment, public_id=public_id).first()
+    if release is None:
+        raise ReleaseNotFound(f"No release {public_id} of {deployment.deploy_id}.")
+    return release
+
+
+def previous(deployment: Deployment) -> Release:
+    """The newest release before the active one that was live. Raises UnableToRollBack."""
+    release = (
+        Release.objects.filter(
+            deployment=deployment,
+            pk__lt=deployment.active_release_id or 0,
+            activated_at__isnull=False,
+        )
+        .order_by("-pk")
+        .first()
+    )
+    if release is None:
+        raise UnableToRollBack("There is no earlier release to roll back to.")
+    return release
+
+
+def recent(deployment: Deployment, *, limit: int = 50) -> list[Release]:
+    """The deployment's releases, newest first."""
+    return list(Release.objects.filter(deployment=deployment).order_by("-pk")[:limit])
+
+
+def latest(deployment: Deployment) -> Release | None:
+    """The release made last, whatever became of it."""
+    return Release.objects.filter(deployment=deployment).order_by("-pk").first()

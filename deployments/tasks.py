@@ -1,0 +1,28 @@
+"""Background work of deployments. Each task makes one domain call.
+
+Keyword-only, and `**kwargs` at the end, because publisher and worker are updated at different
+times.
+"""
+
+from celery import shared_task
+from django.utils import timezone
+
+from deployments import deploying, logs
+
+
+@shared_task(name="deployments.redeploy")
+def redeploy(*, release_id: str, **kwargs: object) -> None:
+    """Publish a PENDING release; see deploying.redeploy."""
+    deploying.finish_redeploy(release_id, at=timezone.now())
+
+
+@shared_task(name="deployments.purge_logs")
+def purge_logs(**kwargs: object) -> None:
+    """Delete log lines past their retention."""
+    logs.purge(at=timezone.now())
+
+
+@shared_task(name="deployments.purge_uploads")
+def purge_uploads(**kwargs: object) -> None:
+    """Forget unused upload URLs and leftovers of interrupted uploads."""
+    deploying.purge_uploads(at=timezone.now())
