@@ -1,0 +1,150 @@
+"""A metered call as values: what is known when it opens, how it ended, and its usage record's row.
+
+Must not know how or when rows are written.
+"""
+
+import itertools
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from billing import pricing, rows
+
+_epoch = 0
+_counter = itertools.count()
+
+
+def _begin_epoch() -> None:
+    """A process (also one made by fork) numbers its calls under its own random epoch."""
+    global _epoch, _counter
+    _epoch = int.from_bytes(os.urandom(6), "big")
+    _counter = itertools.count()
+
+
+_begin_epoch()
+os.register_at_fork(after_in_child=_begin_epoch)
+
+
+def new_call_id(at_ms: int) -> uuid.UUID:
+    """48 bits of milliseconds (for order only), 48 of process epoch, 32 of counter (uniqueness)."""
+    return uuid.UUID(int=(at_ms << 80) | (_epoch << 32) | (next(_counter) & 0xFFFFFFFF))
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A call about to be sent; `hold_nanos` is its worst case (0: nothing to reserve)."""
+
+    call_id: uuid.UUID
+    organization_id: int
+    workspace_id: int
+    deployment_id: int
+    deploy_id: str
+    key_id: int
+    request_id: str
+    endpoint: str
+    is_stream: bool
+    model_requested: str
+    provider: str
+    upstream_model: str
+    price: pricing.Price
+    hold_nanos: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ended and what it used; `status` and `usage_source` as in UsageRecord."""
+
+    status: str
+    http_status: int
+    usage: pricing.Usage
+    usage_source: str
+    model_served: str = ""
+    upstream_request_id: str = ""
+    error_code: str = ""
+    attempts: tuple[dict[str, Any], ...] = ()
+    duration_ms: int = 0
+    first_token_ms: int | None = None
+
+
+USAGE_COLUMNS = (
+    "call_id",
+    "organization_id",
+    "workspace_id",
+    "deployment_id",
+    "deploy_id",
+    "key_id",
+    "request_id",
+    "endpoint",
+    "is_stream",
+    "model_requested",
+    "model_served",
+    "provider",
+    "upstream_model",
+    "upstream_request_id",
+    "status",
+    "http_status",
+    "error_code",
+    "attempts",
+    "usage_source",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "price_version_id",
+    "cost_nanos",
+    "held_nanos",
+    "transfer_id",
+    "started_at",
+    "duration_ms",
+    "first_token_ms",
+)
+
+
+def usage_row(
+    opening: Opening, ending: Ending, *, cost_nanos: int, transfer_id: int | None
+) -> list[Any]:
+    """Values for USAGE_COLUMNS. Outside text is cut to its column, so that it cannot be refused."""
+    usage = ending.usage
+    return [
+        rows.uuid_for(opening.call_id),
+        opening.organization_id,
+        opening.workspace_id,
+        opening.deployment_id,
+        opening.deploy_id,
+        opening.key_id,
+        _text(opening.request_id, 64),
+        _text(opening.endpoint, 40),
+        opening.is_stream,
+        _text(opening.model_requested, 120),
+        _text(ending.model_served, 120),
+        opening.provider,
+        opening.upstream_model,
+        _text(ending.upstream_request_id, 200),
+        str(ending.status),
+        ending.http_status,
+        _text(ending.error_code, 64),
+        json.dumps(ending.attempts) if ending.attempts else "[]",
+        str(ending.usage_source),
+        usage.input,
+        usage.cache_read,
+        usage.cache_write,
+        usage.output,
+        usage.reasoning,
+        opening.price.version_id,
+        cost_nanos,
+        opening.hold_nanos,
+        transfer_id,
+        rows.datetime_for(opening.started_at),
+        max(0, ending.duration_ms),
+        ending.first_token_ms,
+    ]
+
+
+def _text(value: str, length_max: int) -> str:
+    """PostgreSQL keeps neither NUL nor more than the column's length."""
+    return value[:length_max].replace("\x00", "")

@@ -1,0 +1,664 @@
+"""The ledger: the only code that writes `LedgerAccount` and `Transfer`.
+
+Every movement is one transfer of one positive amount from a debit to a credit account, and the
+four counters of both accounts change in the same transaction, by increments, never by writing back
+what was read. Accounts are locked and updated in primary-key order, so that two batches cannot
+deadlock. The database is the referee (constraints and triggers); its refusals become domain errors
+here, by constraint name, and no other module sees an IntegrityError.
+
+Calls are written in batches (`commit_batch`), because one transaction per call costs more than the
+call. Must not know what a call, a model or a price is.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F, QuerySet
+
+from billing import rows
+from billing.models import LedgerAccount, Transfer
+from orgs.identifiers import ALPHABET
+from orgs.models import Organization, User
+
+Kind = LedgerAccount.Kind
+Phase = Transfer.Phase
+Code = Transfer.Code
+
+
+class UnableToDebit(Exception):
+    """The organization's credit would fall below zero."""
+
+    def __init__(self, *, available_nanos: int, held_nanos: int, needed_nanos: int) -> None:
+        super().__init__(
+            f"{needed_nanos} nano-dollars needed, {available_nanos} available, {held_nanos} held."
+        )
+        self.available_nanos = available_nanos
+        self.held_nanos = held_nanos
+        self.needed_nanos = needed_nanos
+
+
+class UnableToHold(UnableToDebit):
+    """Too little credit is available to hold this amount."""
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether the credit exists but calls in flight hold it, so that waiting may help."""
+        return self.held_nanos > 0 and self.available_nanos + self.held_nanos >= self.needed_nanos
+
+
+class AlreadySettled(Exception):
+    """The hold has been settled or released before; that can happen once."""
+
+
+class KeyReused(Exception):
+    """The idempotency key names an earlier transfer with other arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An organization's credit in nano-dollars; available = posted - held."""
+
+    posted_nanos: int
+    held_nanos: int
+    available_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An intention to reserve `amount_nanos` (> 0) of an organization's credit."""
+
+    organization_id: int
+    amount_nanos: int
+    idempotency_key: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An intention to end a hold: post `cost_nanos` (0 or more) and return the rest.
+
+    `hold_id` None (nothing was held, or the hold has expired): the whole cost is owed as overage.
+    """
+
+    organization_id: int
+    hold_id: int | None
+    held_nanos: int
+    cost_nanos: int
+    idempotency_key: str
+    created_at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """What became of a batch, in the order it was given.
+
+    `settled[i]`: id of the transfer that charged the cost, None when it was 0.
+    `held[i]`: id of the hold, or the refusal.
+    """
+
+    settled: list[int | None]
+    held: list[int | UnableToHold]
+
+
+# --- Accounts and balances ---------------------------------------------------------------------
+def open_accounts(organization: Organization) -> dict[str, LedgerAccount]:
+    """The organization's accounts by kind; missing ones are made. Only CREDITS has a floor."""
+    return _open_accounts(organization.pk)
+
+
+def balance(organization: Organization) -> Balance:
+    """What the organization has, what is held for calls in flight, and what it may still spend."""
+    account = LedgerAccount.objects.filter(organization=organization, kind=Kind.CREDITS).first()
+    if account is None:
+        return Balance(0, 0, 0)
+    return Balance(account.posted_nanos, account.debits_pending_nanos, account.available_nanos)
+
+
+def _open_accounts(organization_id: int) -> dict[str, LedgerAccount]:
+    accounts = _accounts(organization_id)
+    if len(accounts) < len(Kind):
+        LedgerAccount.objects.bulk_create(
+            [
+                LedgerAccount(
+                    organization_id=organization_id,
+                    kind=kind,
+                    allows_overdraft=kind != Kind.CREDITS,
+                )
+                for kind in Kind
+                if kind not in accounts
+            ],
+            ignore_conflicts=True,  # another process may open them at the same moment
+        )
+        accounts = _accounts(organization_id)
+    return accounts
+
+
+def _accounts(organization_id: int) -> dict[str, LedgerAccount]:
+    found = LedgerAccount.objects.filter(organization_id=organization_id)
+    return {account.kind: account for account in found}
+
+
+# --- Single posted transfers -------------------------------------------------------------------
+def grant(
+    organization: Organization,
+    amount_nanos: int,
+    *,
+    reason: str,
+    idempotency_key: str,
+    created_by: User | None = None,
+    at: datetime,
+) -> Transfer:
+    """Give promotional credit. The same key and arguments again return the first transfer.
+
+    Raises KeyReused; ValueError unless the amount is positive.
+    """
+    return _post(
+        organization,
+        amount_nanos,
+        debit=Kind.PROMOTIONS,
+        credit=Kind.CREDITS,
+        code=Code.PROMO,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        created_by=created_by,
+        at=at,
+    )
+
+
+def correct(
+    organization: Organization,
+    amount_nanos: int,
+    *,
+    reason: str,
+    idempotency_key: str,
+    created_by: User | None = None,
+    at: datetime,
+) -> Transfer:
+    """Put a mistake right: a positive amount adds credit, a negative one takes it away.
+
+    Raises UnableToDebit when more would be taken than is available, KeyReused, ValueError for 0.
+    """
+    debit, credit = Kind.CORRECTIONS, Kind.CREDITS
+    if amount_nanos < 0:
+        debit, credit = credit, debit
+    return _post(
+        organization,
+        abs(amount_nanos),
+        debit=debit,
+        credit=credit,
+        code=Code.CORRECTION,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        created_by=created_by,
+        at=at,
+    )
+
+
+def _post(
+    organization: Organization,
+    amount_nanos: int,
+    *,
+    debit: str,
+    credit: str,
+    code: str,
+    reason: str,
+    idempotency_key: str,
+    created_by: User | None,
+    at: datetime,
+) -> Transfer:
+    """One POSTED transfer, or the one that this key made before."""
+    if amount_nanos <= 0:
+        raise ValueError("Give an amount above zero.")
+    fingerprint = _fingerprint(debit, credit, amount_nanos, code, reason)
+    first = _replayed(organization, idempotency_key, fingerprint)
+    if first is not None:
+        return first
+    accounts = open_accounts(organization)
+    try:
+        with transaction.atomic():
+            transfer = Transfer.objects.create(
+                organization=organization,
+                debit_account=accounts[debit],
+                credit_account=accounts[credit],
+                amount_nanos=amount_nanos,
+                code=code,
+                idempotency_key=idempotency_key,
+                fingerprint=fingerprint,
+                reason=reason,
+                created_by=created_by,
+                created_at=at,
+            )
+            changes = {
+                accounts[debit].pk: {"debits_posted_nanos": amount_nanos},
+                accounts[credit].pk: {"credits_posted_nanos": amount_nanos},
+            }
+            for account_id in sorted(changes):
+                LedgerAccount.objects.filter(pk=account_id).update(
+                    **{field: F(field) + amount for field, amount in changes[account_id].items()}
+                )
+    except IntegrityError as error:
+        return _explain_post(error, organization, amount_nanos, idempotency_key, fingerprint)
+    return transfer
+
+
+def _explain_post(
+    error: IntegrityError, organization: Organization, amount_nanos: int, key: str, fingerprint: str
+) -> Transfer:
+    """The first transfer when another process used the key just now, else a domain error."""
+    constraint = _constraint_of(error)
+    if constraint == "billing_transfer_once_per_key":
+        first = _replayed(organization, key, fingerprint)
+        if first is not None:
+            return first
+    if constraint == "billing_account_no_overdraft":
+        now = balance(organization)
+        raise UnableToDebit(
+            available_nanos=now.available_nanos,
+            held_nanos=now.held_nanos,
+            needed_nanos=amount_nanos,
+        ) from error
+    raise error
+
+
+def _replayed(organization: Organization, key: str, fingerprint: str) -> Transfer | None:
+    first = Transfer.objects.filter(organization=organization, idempotency_key=key).first()
+    if first is not None and first.fingerprint != fingerprint:
+        raise KeyReused(f"The key {key!r} was used for another transfer ({first.public_id}).")
+    return first
+
+
+# --- Holds and settlements ---------------------------------------------------------------------
+def hold(intention: Hold) -> int:
+    """Reserve credit now; the hold's id. Repeating the same intention returns the first id.
+
+    Raises UnableToHold, KeyReused.
+    """
+    outcome = _commit_one(holds=[intention]).held[0]
+    if isinstance(outcome, UnableToHold):
+        raise outcome
+    return outcome
+
+
+def settle(intention: Settlement) -> int | None:
+    """End a hold now; id of the transfer that charged the cost, None when it was 0.
+
+    Raises AlreadySettled when the hold was ended under another key, KeyReused.
+    """
+    return _commit_one(settlements=[intention]).settled[0]
+
+
+def release(transfer: Transfer, *, reason: str, at: datetime) -> None:
+    """Give back everything `transfer` holds. Raises AlreadySettled."""
+    settle(
+        Settlement(
+            organization_id=transfer.organization_id,
+            hold_id=transfer.pk,
+            held_nanos=transfer.amount_nanos,
+            cost_nanos=0,
+            idempotency_key=f"release:{transfer.pk}",
+            created_at=at,
+            reason=reason,
+        )
+    )
+
+
+def open_holds() -> QuerySet[Transfer]:
+    """Holds that are neither settled nor released, of organizations that have any."""
+    return Transfer.objects.filter(
+        phase=Phase.PENDING,
+        resolutions__isnull=True,
+        debit_account__debits_pending_nanos__gt=0,
+    )
+
+
+def hold_many(holds: Sequence[Hold]) -> list[int | UnableToHold]:
+    """Reserve for each in turn: its id, or its refusal, which does not stop the others."""
+    return commit_batch(holds=holds).held
+
+
+def settle_many(settlements: Sequence[Settlement]) -> list[int | None]:
+    """End many holds: all of them, or none and IntegrityError's domain form (see `settle`)."""
+    return commit_batch(settlements=settlements).settled
+
+
+def _commit_one(
+    *, settlements: Sequence[Settlement] = (), holds: Sequence[Hold] = ()
+) -> BatchOutcome:
+    return commit_batch(settlements=settlements, holds=holds, is_retry=True)
+
+
+def commit_batch(
+    *,
+    settlements: Sequence[Settlement] = (),
+    holds: Sequence[Hold] = (),
+    is_retry: bool = False,
+) -> BatchOutcome:
+    """Write settlements, then holds (so they may use what was returned), in one transaction.
+
+    With `is_retry`, intentions that an earlier try committed are recognized by their keys and not
+    written again; without it they are refused as a whole, which tells the caller to retry.
+    All settlements or none. Raises AlreadySettled, KeyReused.
+    """
+    try:
+        with transaction.atomic():
+            return _Batch(settlements, holds, is_retry=is_retry).commit()
+    except IntegrityError as error:
+        constraint = _constraint_of(error)
+        if constraint == "billing_transfer_resolved_once":
+            raise AlreadySettled("The hold was settled or released before.") from error
+        if constraint == "billing_transfer_once_per_key":
+            raise KeyReused("An idempotency key was used before.") from error
+        raise
+
+
+TRANSFER_COLUMNS = (
+    "organization_id",
+    "public_id",
+    "debit_account_id",
+    "credit_account_id",
+    "amount_nanos",
+    "phase",
+    "pending_transfer_id",
+    "code",
+    "idempotency_key",
+    "fingerprint",
+    "reason",
+    "created_by_id",
+    "created_at",
+    "expires_at",
+)
+BATCH_KINDS = (Kind.CREDITS.value, Kind.USAGE_REVENUE.value, Kind.OVERAGE_RECEIVABLE.value)
+# Plain strings: an enum member costs the database driver a slow path for every value.
+PENDING, POST_PENDING = Phase.PENDING.value, Phase.POST_PENDING.value
+VOID_PENDING, POSTED = Phase.VOID_PENDING.value, Phase.POSTED.value
+USAGE = Code.USAGE.value
+_LETTERS = bytes(ord(ALPHABET[number % len(ALPHABET)]) for number in range(256))
+
+
+@dataclass(slots=True)
+class _Purse:
+    """One organization's account ids, and its credit: as locked, then as this batch leaves it."""
+
+    credits: int
+    revenue: int
+    overage: int
+    available_nanos: int
+    held_nanos: int
+
+
+class _Batch:
+    """One transaction's worth of settlements and holds; used once, inside `atomic`."""
+
+    def __init__(
+        self, settlements: Sequence[Settlement], holds: Sequence[Hold], *, is_retry: bool
+    ) -> None:
+        self.settlements = settlements
+        self.holds = holds
+        self.items: list[Hold | Settlement] = [*settlements, *holds]
+        self.purses: dict[int, _Purse] = {}
+        # Account id -> added to debits pending, debits posted, credits pending, credits posted.
+        self.deltas: dict[int, list[int]] = {}
+        self.transfers: list[list[Any]] = []
+        self.ids: dict[tuple[int, str], int] = {}
+        self.is_retry = is_retry
+
+    def commit(self) -> BatchOutcome:
+        """Lock, decide, insert, count."""
+        self._lock_purses()
+        earlier = self._earlier() if self.is_retry else {}
+        for settlement in self.settlements:
+            self._add_settlement(settlement, earlier)
+        refusals = {
+            index: refusal
+            for index, intention in enumerate(self.holds)
+            if (refusal := self._add_hold(intention, earlier)) is not None
+        }
+        self._insert()
+        self._count()
+        return BatchOutcome(
+            settled=[self._charged(settlement) for settlement in self.settlements],
+            held=[
+                refusals.get(index)
+                or self.ids[intention.organization_id, intention.idempotency_key]
+                for index, intention in enumerate(self.holds)
+            ],
+        )
+
+    def _lock_purses(self) -> None:
+        """Lock the accounts of every organization here, in primary-key order, and read credit."""
+        wanted = {item.organization_id for item in self.items}
+        found = self._select_accounts(wanted)
+        owing = {item.organization_id for item in self.settlements}
+        if missing := owing - found.keys():
+            for organization_id in missing:
+                _open_accounts(organization_id)
+            found = self._select_accounts(wanted)
+        for organization_id, kinds in found.items():
+            credit, revenue, overage = (kinds[kind] for kind in BATCH_KINDS)
+            self.purses[organization_id] = _Purse(
+                credit[0], revenue[0], overage[0], credit[1], credit[2]
+            )
+
+    def _select_accounts(
+        self, organization_ids: set[int]
+    ) -> dict[int, dict[str, tuple[int, int, int]]]:
+        """Organization -> kind -> (account id, available, held)."""
+        # SQLite's write transactions are alone from BEGIN IMMEDIATE on and need no row locks.
+        # NO KEY: inserting a transfer takes a key share of its accounts, which must not wait.
+        lock = "FOR NO KEY UPDATE" if connection.features.has_select_for_update else ""
+        statement = (
+            "SELECT organization_id, kind, id,"  # noqa: S608 - only placeholders are put in
+            " credits_posted_nanos - debits_posted_nanos - debits_pending_nanos,"
+            " debits_pending_nanos"
+            " FROM billing_ledgeraccount"
+            f" WHERE organization_id IN ({rows.placeholders(organization_ids)})"
+            f" AND kind IN (%s,%s,%s) ORDER BY id {lock}"
+        )
+        found: dict[int, dict[str, tuple[int, int, int]]] = {}
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [*organization_ids, *BATCH_KINDS])
+            for organization_id, kind, pk, available, held in cursor.fetchall():
+                found.setdefault(organization_id, {})[kind] = (pk, available, held)
+        return found
+
+    def _earlier(self) -> dict[tuple[int, str], str]:
+        """Fingerprints of this batch's transfers that already exist; their ids are remembered."""
+        wanted = {
+            (item.organization_id, key)
+            for item in self.items
+            for key in (item.idempotency_key, _overage_key(item.idempotency_key))
+        }
+        found = Transfer.objects.filter(
+            organization_id__in={organization_id for organization_id, _ in wanted},
+            idempotency_key__in={key for _, key in wanted},
+        ).values_list("organization_id", "idempotency_key", "pk", "fingerprint")
+        earlier = {}
+        for organization_id, key, pk, fingerprint in found:
+            self.ids[organization_id, key] = pk
+            earlier[organization_id, key] = fingerprint
+        return earlier
+
+    def _add_settlement(self, item: Settlement, earlier: dict[tuple[int, str], str]) -> None:
+        """Post at most what is held; owe the rest; void when nothing was used."""
+        purse = self.purses[item.organization_id]
+        posted = 0
+        if item.hold_id is not None:
+            posted = min(item.cost_nanos, item.held_nanos)
+            is_new = self._add_transfer(
+                item,
+                purse.credits,
+                purse.revenue,
+                posted or item.held_nanos,
+                earlier,
+                phase=POST_PENDING if posted else VOID_PENDING,
+                pending_id=item.hold_id,
+            )
+            if is_new:
+                self._change(purse.credits, debits_pending=-item.held_nanos, debits_posted=posted)
+                self._change(purse.revenue, credits_pending=-item.held_nanos, credits_posted=posted)
+                purse.held_nanos -= item.held_nanos
+                purse.available_nanos += item.held_nanos - posted
+        over = item.cost_nanos - posted
+        if over and self._add_transfer(
+            item,
+            purse.overage,
+            purse.revenue,
+            over,
+            earlier,
+            phase=POSTED,
+            key=_overage_key(item.idempotency_key),
+        ):
+            self._change(purse.overage, debits_posted=over)
+            self._change(purse.revenue, credits_posted=over)
+
+    def _add_hold(self, item: Hold, earlier: dict[tuple[int, str], str]) -> UnableToHold | None:
+        """Reserve if the credit is there, counting what this batch has reserved before."""
+        purse = self.purses.get(item.organization_id)
+        is_new = (item.organization_id, item.idempotency_key) not in earlier
+        if purse is None or (is_new and purse.available_nanos < item.amount_nanos):
+            return UnableToHold(
+                available_nanos=purse.available_nanos if purse else 0,
+                held_nanos=purse.held_nanos if purse else 0,
+                needed_nanos=item.amount_nanos,
+            )
+        if self._add_transfer(
+            item,
+            purse.credits,
+            purse.revenue,
+            item.amount_nanos,
+            earlier,
+            phase=PENDING,
+            expires_at=item.expires_at,
+        ):
+            self._change(purse.credits, debits_pending=item.amount_nanos)
+            self._change(purse.revenue, credits_pending=item.amount_nanos)
+            purse.available_nanos -= item.amount_nanos
+            purse.held_nanos += item.amount_nanos
+        return None
+
+    def _add_transfer(
+        self,
+        item: Hold | Settlement,
+        debit: int,
+        credit: int,
+        amount: int,
+        earlier: dict[tuple[int, str], str],
+        *,
+        phase: str,
+        pending_id: int | None = None,
+        key: str = "",
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Put a transfer into the batch; False when an earlier try has written it already."""
+        key = key or item.idempotency_key
+        fingerprint = _fingerprint(debit, credit, amount, phase, pending_id or "")
+        first = earlier.get((item.organization_id, key))
+        if first is not None:
+            if first != fingerprint:
+                raise KeyReused(f"The key {key!r} was used for another transfer.")
+            return False
+        self.transfers.append(
+            [
+                item.organization_id, "", debit, credit, amount, phase, pending_id, USAGE, key,
+                fingerprint, getattr(item, "reason", ""), None,
+                rows.datetime_for(item.created_at),
+                None if expires_at is None else rows.datetime_for(expires_at),
+            ]
+        )  # fmt: skip
+        return True
+
+    def _change(
+        self,
+        account_id: int,
+        *,
+        debits_pending: int = 0,
+        debits_posted: int = 0,
+        credits_pending: int = 0,
+        credits_posted: int = 0,
+    ) -> None:
+        delta = self.deltas.setdefault(account_id, [0, 0, 0, 0])
+        delta[0] += debits_pending
+        delta[1] += debits_posted
+        delta[2] += credits_pending
+        delta[3] += credits_posted
+
+    def _insert(self) -> None:
+        if not self.transfers:
+            return
+        for transfer, public_id in zip(
+            self.transfers, _transfer_ids(len(self.transfers)), strict=True
+        ):
+            transfer[1] = public_id
+        for pk, organization_id, key in rows.insert(
+            "billing_transfer",
+            TRANSFER_COLUMNS,
+            self.transfers,
+            suffix="RETURNING id, organization_id, idempotency_key",
+        ):
+            self.ids[organization_id, key] = pk
+
+    def _count(self) -> None:
+        """Add the deltas to the counters in one statement; every row of it is locked by us."""
+        if not self.deltas:
+            return
+        values = ",".join(["(%s,%s,%s,%s,%s)"] * len(self.deltas))
+        statement = (
+            "UPDATE billing_ledgeraccount AS account SET"  # noqa: S608 - only placeholders
+            " debits_pending_nanos = account.debits_pending_nanos + delta.column2,"
+            " debits_posted_nanos = account.debits_posted_nanos + delta.column3,"
+            " credits_pending_nanos = account.credits_pending_nanos + delta.column4,"
+            " credits_posted_nanos = account.credits_posted_nanos + delta.column5"
+            f" FROM (VALUES {values}) AS delta"
+            " WHERE account.id = delta.column1"
+        )
+        parameters = [value for pk in sorted(self.deltas) for value in (pk, *self.deltas[pk])]
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+
+    def _charged(self, item: Settlement) -> int | None:
+        if not item.cost_nanos:
+            return None
+        owner, key = item.organization_id, item.idempotency_key
+        return self.ids.get((owner, key)) or self.ids[owner, _overage_key(key)]
+
+
+def _overage_key(key: str) -> str:
+    return f"{key}:over"
+
+
+def _fingerprint(*arguments: object) -> str:
+    """Tells a retry of an intention from another one under the same key."""
+    return hashlib.sha256("\x1f".join(map(str, arguments)).encode()).hexdigest()
+
+
+def _transfer_ids(count: int) -> list[str]:
+    """Public ids for a batch; one read of randomness for all (the ids are unique, not secret)."""
+    letters = os.urandom(16 * count).translate(_LETTERS).decode()
+    return [f"tr_{letters[start : start + 16]}" for start in range(0, 16 * count, 16)]
+
+
+# SQLite names columns, not the unique constraint, in its message.
+_SQLITE_UNIQUE = {
+    "billing_transfer.pending_transfer_id": "billing_transfer_resolved_once",
+    "billing_transfer.organization_id, billing_transfer.idempotency_key": (
+        "billing_transfer_once_per_key"
+    ),
+}
+
+
+def _constraint_of(error: IntegrityError) -> str:
+    """Name of the constraint that refused, "" if unknown; both databases."""
+    diagnostic = getattr(error.__cause__, "diag", None)
+    if diagnostic is not None:
+        return diagnostic.constraint_name or ""
+    kind, _, subject = str(error).partition(" constraint failed: ")
+    if kind == "UNIQUE":
+        return _SQLITE_UNIQUE.get(subject, "")
+    return subject
