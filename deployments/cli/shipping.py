@@ -1,0 +1,150 @@
+"""The order of the calls that bring an app on-line: upload, deploy, key, redeploy.
+
+Owns the sequence and the waiting; must know nothing of flags. What happens is told to a `Narrator`,
+so that a terminal, a log and a test can each show it in their own way.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from deployments.cli.bundle import Bundle, as_zip
+from deployments.cli.client import Client
+
+ACTIVATION_SECONDS_MAX = 120.0
+POLL_SECONDS = 0.5
+
+
+class UnableToActivate(Exception):
+    """The redeploy failed, or was not done in time."""
+
+
+class Narrator(Protocol):
+    """Shows what is going on."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A step of `total` bytes; the callable takes the bytes done since its last call."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A site's gateway key without its secret. `is_new` means it was made just now."""
+
+    prefix: str
+    base_url: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a deploy came to."""
+
+    deploy_id: str
+    url: str
+    status: str
+    key: Key | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for machines, in the protocol's spelling."""
+        answer: dict[str, Any] = {
+            "deployId": self.deploy_id,
+            "url": self.url,
+            "status": self.status,
+        }
+        if self.key is not None:
+            answer["gateway"] = {
+                "keyPrefix": self.key.prefix,
+                "baseUrl": self.key.base_url,
+                "isNew": self.key.is_new,
+            }
+        return answer
+
+
+def ship(client: Client, bundle: Bundle, site: str | None, narrator: Narrator) -> Shipped:
+    """Zip, upload and release a bundle at the site with this prefix (None: the default one).
+
+    Raises what `Client` and `as_zip` raise.
+    """
+    with ExitStack() as stack:
+        with narrator.progress("Packing", bundle.total_bytes) as advance:
+            path = stack.enter_context(as_zip(bundle, on_progress=advance))
+        deploy_id, upload_url = client.upload_url(site)
+        with narrator.progress("Uploading", path.stat().st_size) as advance:
+            client.upload(upload_url, path, on_progress=advance)
+    narrator.say(f"Deploying {deploy_id} ...")
+    answer = client.deploy(deploy_id)
+    return Shipped(
+        deploy_id=str(answer.get("deployId") or deploy_id),
+        url=str(answer.get("url") or ""),
+        status=str(answer.get("status") or ""),
+    )
+
+
+def provision(client: Client, deploy_id: str, narrator: Narrator) -> Key:
+    """Give the site its gateway key, and redeploy it when the key is a new one.
+
+    A key that was there before the deploy is already in the release just made. Returns when the
+    release with the key answers requests. Raises UnableToActivate and what `Client` raises.
+    """
+    answer = client.provision(deploy_id)
+    key = Key(
+        prefix=key_prefix(str(answer.get("apiKey") or "")),
+        base_url=str(answer.get("baseUrl") or ""),
+        is_new=answer.get("isNew") is not False,
+    )
+    if key.is_new:
+        narrator.say(f"Gateway key {key.prefix}... made. Redeploying, so that the app has it ...")
+        redeploy(client, deploy_id)
+    else:
+        narrator.say(f"Gateway key {key.prefix}... is in place.")
+    return key
+
+
+def redeploy(
+    client: Client,
+    deploy_id: str,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Release the current bundle again and wait until that release is the active one.
+
+    Raises UnableToActivate when it fails or takes longer than ACTIVATION_SECONDS_MAX.
+    """
+    known = {_release_id(row) for row in client.releases(deploy_id)}
+    client.redeploy(deploy_id)
+    deadline = clock() + ACTIVATION_SECONDS_MAX
+    while clock() < deadline:
+        for row in client.releases(deploy_id):
+            if _release_id(row) not in known and _is_active(row):
+                return
+        pause(POLL_SECONDS)
+    raise UnableToActivate(
+        f"The new release of {deploy_id} was not active after {ACTIVATION_SECONDS_MAX:.0f} s. "
+        "It may still become so: look at `info`, and at the server's own log."
+    )
+
+
+def _release_id(row: dict[str, Any]) -> str:
+    return str(row.get("releaseId") or row.get("id") or "")
+
+
+def _is_active(row: dict[str, Any]) -> bool:
+    """Whether this release answers requests. Raises UnableToActivate when it never will."""
+    status = str(row.get("status") or "").upper()
+    if status == "FAILED":
+        reason = row.get("failure") or row.get("message") or "no reason given"
+        raise UnableToActivate(f"The redeploy failed: {reason}")
+    # A release may be replaced before it is seen active: it was so in between.
+    return status in ("ACTIVE", "SUPERSEDED")
+
+
+def key_prefix(secret: str) -> str:
+    """The part of a key that may be shown: `aig_<deployId>`; of another form, nothing."""
+    parts = secret.split("_", 2)
+    return "_".join(parts[:2]) if len(parts) == 3 and parts[0] == "aig" else "(hidden)"
