@@ -25,6 +25,9 @@ class Provider:
     base_url: str
     auth: AuthStyle
     needs_key: bool = True
+    # Whether a client of the same dialect gets this provider's bytes as they are; if not, they go
+    # through the event vocabulary, which leaves out what only this server says.
+    forwards_bytes: bool = True
 
 
 # OpenAI's own address, and the OpenAI-compatible addresses Anthropic and Google publish:
@@ -47,6 +50,14 @@ PROVIDERS: dict[str, Provider] = {
             "https://generativelanguage.googleapis.com/v1beta/openai",
             AuthStyle.BEARER,
         ),
-        Provider("local", "Local model", "openai_chat", "", AuthStyle.NONE, needs_key=False),
+        Provider(
+            "local",
+            "Local model",
+            "openai_chat",
+            "",
+            AuthStyle.NONE,
+            needs_key=False,
+            forwards_bytes=False,
+        ),
     )
 }

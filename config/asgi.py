@@ -1,0 +1,103 @@
+"""The ASGI applications: which part of the platform answers a request, by host and path.
+
+`application` is everything in one process; `gateway` serves the AI API alone, for a process of its
+own behind a proxy. Owns routing and the lifespan; decides nothing about a request itself.
+"""
+
+import os
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+from django.core.asgi import get_asgi_application
+
+_django = get_asgi_application()
+
+from django.conf import settings  # noqa: E402
+
+from config import edge, embedded  # noqa: E402
+from config.edge import Receive, Scope, Send  # noqa: E402
+from deployments import sites, uploads  # noqa: E402
+from gateway.app import GatewayApp  # noqa: E402
+
+AI_PREFIX = "/api/ai/"
+UPLOAD_PREFIX = "/api/data/uploads/"
+
+
+class Platform:
+    """Routes requests and runs the lifespan of what needs one."""
+
+    def __init__(self, *, serves_only_the_ai_api: bool = False) -> None:
+        self._only_ai = serves_only_the_ai_api
+        self._ai = GatewayApp()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 4404})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if refusal := edge.refusal_for(scope):
+            await edge.send_refusal(send, *refusal)
+            return
+        deploy_id = None if self._only_ai else _deploy_id_of(edge.host_of(scope))
+        if deploy_id is not None:
+            await sites.site_app(scope, receive, send, deploy_id)
+        elif self._only_ai or scope["path"].startswith(AI_PREFIX):
+            await self._ai(scope, receive, send)
+        elif scope["path"].startswith(UPLOAD_PREFIX):
+            await uploads.upload_app(scope, receive, send)
+        else:
+            await _serve_django(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start(send)
+            elif message["type"] == "lifespan.shutdown":
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _start(self, send: Send) -> None:
+        try:
+            await self._ai.start()
+            if settings.EMBEDDED and not self._only_ai:
+                embedded.start_tasks()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+
+    async def _stop(self) -> None:
+        embedded.stop_tasks()
+        if not self._only_ai:
+            await sites.shutdown()
+        await self._ai.stop()
+
+
+def _deploy_id_of(host: str) -> str | None:
+    """The deployId when `host` is `<deployId>.<apps domain>`, else None."""
+    name, _, domain = host.partition(".")
+    return name if domain == settings.APPS_DOMAIN and name else None
+
+
+async def _serve_django(scope: Scope, receive: Receive, send: Send) -> None:
+    limit = settings.API_BODY_BYTES_MAX
+    too_large = (413, f"The body may have at most {limit} bytes.", "request_too_large")
+    if edge.declared_too_large(scope, limit):
+        await edge.send_refusal(send, *too_large)
+        return
+    try:
+        await _django(scope, edge.limited(receive, limit), send)  # type: ignore[arg-type]
+    except edge.BodyTooLarge:
+        await edge.send_refusal(send, *too_large)
+
+
+application: Any = Platform()
+gateway: Any = Platform(serves_only_the_ai_api=True)

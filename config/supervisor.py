@@ -1,0 +1,124 @@
+"""Runs the platform's processes in the foreground: starts, watches, restarts and stops them.
+
+Owns process handling and nothing else: which processes there are is said by who calls it. Children
+get sessions of their own (Ctrl-C reaches only us, so they stop in order) and a pipe as standard
+input, whose end tells them that we died.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+
+STOP_SECONDS_MAX = 25.0
+RESTART_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: its command line, extra environment, and how often it died."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    deaths: int = 0
+    restart_at: float = 0.0
+    started_at: float = 0.0
+
+    def start(self) -> None:
+        """Start the process."""
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603 - our own command lines
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def is_running(self) -> bool:
+        """Whether the process is alive."""
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Keeps children running until a signal or `stop`."""
+
+    def __init__(self, children: list[Child], *, say: Callable[[str], None]) -> None:
+        self._children = children
+        self._say = say
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Start every child and take over SIGINT and SIGTERM."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        for child in self._children:
+            child.start()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._is_stopping
+
+    def wait_until(self, is_ready: Callable[[], bool], *, seconds_max: float) -> bool:
+        """Watch children until `is_ready()`; False when stopped or out of time first."""
+        deadline = time.monotonic() + seconds_max
+        while not self._is_stopping and time.monotonic() < deadline:
+            if is_ready():
+                return True
+            self._watch()
+            time.sleep(POLL_SECONDS / 2)
+        return False
+
+    def run(self) -> None:
+        """Watch children until a signal comes."""
+        while not self._is_stopping:
+            self._watch()
+            time.sleep(POLL_SECONDS)
+
+    def _watch(self) -> None:
+        """Restart what died, waiting longer each time it dies soon after its start."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.is_running():
+                continue
+            if child.restart_at == 0.0:
+                was_short = now - child.started_at < RESTART_SECONDS_MAX
+                child.deaths = child.deaths + 1 if was_short else 1
+                wait = min(0.5 * 2 ** (child.deaths - 1), RESTART_SECONDS_MAX)
+                child.restart_at = now + wait
+                code = child.process.returncode if child.process else None
+                self._say(f"{child.name} ended with code {code}; starting it again in {wait:g} s.")
+            elif now >= child.restart_at:
+                child.restart_at = 0.0
+                child.start()
+
+    def stop(self) -> None:
+        """Stop children in reverse order of starting; kill what does not end in time."""
+        for child in reversed(self._children):
+            if child.is_running():
+                self._end(child)
+
+    def _end(self, child: Child) -> None:
+        process = child.process
+        assert process is not None  # noqa: S101
+        if process.stdin is not None:
+            process.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._say(f"{child.name} did not stop; killing it.")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=5)

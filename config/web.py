@@ -1,0 +1,61 @@
+"""The web process: uvicorn with our limits, ending when whoever started it does.
+
+Run as `python -m config.web --port 8000`. Production may equally run
+`uvicorn config.asgi:application`; the options below are then the recommended ones.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+import uvicorn
+
+GRACE_SECONDS = 20
+CONCURRENCY_MAX = 4000
+
+
+def options(port: int, host: str) -> dict[str, object]:
+    """uvicorn's settings: httptools is the strictest parser of those measured."""
+    return {
+        "app": "config.asgi:application",
+        "host": host,
+        "port": port,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "websockets",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "date_header": True,
+        "proxy_headers": False,
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        "limit_concurrency": CONCURRENCY_MAX,
+        "h11_max_incomplete_event_size": 64 * 1024,
+    }
+
+
+def _end_with_parent() -> None:
+    """Stop as if told to, once standard input ends: the supervisor holds its other side."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description="Serve the platform.")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--supervised", action="store_true", help="end when standard input does")
+    arguments = parser.parse_args()
+    if arguments.supervised:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    uvicorn.run(**options(arguments.port, arguments.host))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

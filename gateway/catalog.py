@@ -1,0 +1,158 @@
+"""The catalog: which model names callers may use, who serves each, at what price.
+
+Owns the day-one models. Reads the database into frozen values for the hot path; must not be called
+from it (gateway/snapshot.py does, in a thread).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from billing import prices
+from billing.pricing import Price
+from gateway import credentials
+from gateway.credentials import Upstream
+from gateway.models import ModelRoute
+from gateway.providers import PROVIDERS, Provider
+
+CHAT = "chat"
+RESPONSES = "responses"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to serve a model. `upstream` is None without a credential, `price` without one."""
+
+    public_name: str
+    provider: Provider
+    upstream: Upstream | None
+    upstream_name: str
+    price: Price | None
+    context_tokens_max: int
+    output_tokens_max: int
+    capabilities: frozenset[str]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All models: candidates by every public name and alias, in the order they are tried."""
+
+    by_name: dict[str, tuple[Candidate, ...]]
+
+    def models(self) -> list[Candidate]:
+        """The first candidate of every public name, by name."""
+        return [
+            self.by_name[name][0]
+            for name in sorted({rows[0].public_name for rows in self.by_name.values()})
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that ships with the platform."""
+
+    public_name: str
+    provider: str
+    upstream_name: str
+    context_tokens_max: int
+    output_tokens_max: int
+    capabilities: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+
+
+_VISION = (CHAT, "tools", "vision", "json_schema")
+# Context windows and output limits: platform.openai.com/docs/models, ai.google.dev/gemini-api/docs
+# /models, docs.anthropic.com/en/docs/about-claude/models; SmolLM2: its model card (8k context).
+DAY_ONE: tuple[Entry, ...] = (
+    Entry("gpt-4o", "openai", "gpt-4o", 128_000, 16_384, _VISION),
+    Entry(
+        "gpt-5.2-codex",
+        "openai",
+        "gpt-5.2-codex",
+        400_000,
+        128_000,
+        (RESPONSES, "tools", "vision", "reasoning", "json_schema"),
+    ),
+    Entry(
+        "gemini-3-flash",
+        "google",
+        "gemini-3-flash-preview",
+        1_048_576,
+        65_536,
+        (*_VISION, "reasoning"),
+        ("gemini-3-flash-preview",),
+    ),
+    Entry(
+        "gemini-3-pro",
+        "google",
+        "gemini-3-pro-preview",
+        1_048_576,
+        65_536,
+        (*_VISION, "reasoning"),
+        ("gemini-3-pro-preview",),
+    ),
+    Entry(
+        "claude-sonnet-4.5",
+        "anthropic",
+        "claude-sonnet-4-5",
+        200_000,
+        64_000,
+        (*_VISION, "reasoning"),
+        ("claude-sonnet-4-5",),
+    ),
+    Entry(
+        "claude-opus-4.5",
+        "anthropic",
+        "claude-opus-4-5",
+        200_000,
+        64_000,
+        (*_VISION, "reasoning"),
+        ("claude-opus-4-5",),
+    ),
+    Entry("smollm2-135m", "local", "smollm2-135m", 8_192, 2_048, (CHAT,)),
+)
+
+
+def seed(entries: Iterable[Entry] = DAY_ONE, *, at: datetime) -> list[ModelRoute]:
+    """Add the routes that are missing, with their prices; routes staff changed stay as they are."""
+    entries = tuple(entries)
+    added = []
+    for entry in entries:
+        route, is_new = ModelRoute.objects.get_or_create(
+            public_name=entry.public_name,
+            provider=entry.provider,
+            upstream_name=entry.upstream_name,
+            defaults={
+                "aliases": list(entry.aliases),
+                "context_tokens_max": entry.context_tokens_max,
+                "output_tokens_max": entry.output_tokens_max,
+                "capabilities": list(entry.capabilities),
+            },
+        )
+        if is_new:
+            added.append(route)
+    prices.seed([(entry.provider, entry.upstream_name) for entry in entries], at=at)
+    return added
+
+
+def load(*, at: datetime) -> Catalog:
+    """The catalog as it is in the database at `at`."""
+    upstreams = credentials.configured()
+    by_name: dict[str, list[Candidate]] = {}
+    for route in ModelRoute.objects.filter(is_active=True).order_by("position", "-weight", "id"):
+        version = prices.current(route.provider, route.upstream_name, at=at)
+        candidate = Candidate(
+            public_name=route.public_name,
+            provider=PROVIDERS[route.provider],
+            upstream=upstreams.get(route.provider),
+            upstream_name=route.upstream_name,
+            price=Price.from_rates(version.pk, version.rates) if version else None,
+            context_tokens_max=route.context_tokens_max,
+            output_tokens_max=route.output_tokens_max,
+            capabilities=frozenset(route.capabilities),
+            created_at=int(route.created_at.timestamp()),
+        )
+        for name in (route.public_name, *route.aliases):
+            by_name.setdefault(name, []).append(candidate)
+    return Catalog({name: tuple(rows) for name, rows in by_name.items()})

@@ -1,0 +1,11 @@
+"""Dialects: wire formats, one file each, pure. Bytes and values in, values and bytes out.
+
+A dialect may play two roles: client side (read a request, write an answer) and upstream side
+(write a request, read an answer). It must not know who hosts it, the clock or the network.
+"""
+
+from gateway.dialects import openai_chat
+from gateway.dialects.base import ClientDialect, UpstreamDialect
+
+CLIENT_DIALECTS: dict[str, ClientDialect] = {"openai_chat": openai_chat.ChatClient()}
+UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {"openai_chat": openai_chat.ChatUpstream()}

@@ -1,0 +1,456 @@
+"""Chat completion requests: read from a client, written to a provider. Part of `openai_chat`.
+
+Facts: platform.openai.com/docs/api-reference/chat/create. Readers name the dotted path of what is
+wrong; unknown fields are kept for a provider of the same wire and ignored by others. Pure.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gateway import refusals
+from gateway.dialects.base import Inspection, Json
+from gateway.generation import (
+    Audio,
+    File,
+    GenerationRequest,
+    Image,
+    OutputFormat,
+    Parameters,
+    Part,
+    Reasoning,
+    RefusalText,
+    Role,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+# Read into the request; everything else of a body travels in Parameters.extra.
+READ_FIELDS = frozenset(
+    "model messages stream stream_options tools tool_choice parallel_tool_calls response_format "
+    "max_tokens max_completion_tokens temperature top_p stop n seed presence_penalty "
+    "frequency_penalty logprobs top_logprobs reasoning_effort user".split()
+)
+CHOICES_MAX = 128
+
+
+# --- inspecting ------------------------------------------------------------------------------
+
+
+def inspect(body: Json) -> Inspection:
+    """What pricing and routing need. Raises Refusal naming the parameter that is wrong."""
+    model = _require(body, "model", str, "a string")
+    messages = _require(body, "messages", list, "an array of objects")
+    if not messages:
+        raise refusals.unsupported_value(
+            "messages",
+            "Invalid 'messages': empty array. Expected an array with minimum length 1.",
+        )
+    options = _optional(body, "stream_options", dict, "an object") or {}
+    return Inspection(
+        model=model,
+        is_stream=bool(_optional(body, "stream", bool, "a boolean")),
+        output_tokens_max=_output_tokens_max(body),
+        choices=_choices(body),
+        wants_usage=bool(options.get("include_usage")),
+    )
+
+
+def _output_tokens_max(body: Json) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = _optional(body, name, int, "an integer")
+        if value is None:
+            continue
+        if value < 1:
+            raise refusals.unsupported_value(
+                name, f"Invalid '{name}': expected a value >= 1, but got {value} instead."
+            )
+        return int(value)
+    return None
+
+
+def _choices(body: Json) -> int:
+    choices = _optional(body, "n", int, "an integer")
+    if choices is None:
+        return 1
+    if not 1 <= choices <= CHOICES_MAX:
+        raise refusals.unsupported_value(
+            "n", f"Invalid 'n': expected a value between 1 and {CHOICES_MAX}, but got {choices}."
+        )
+    return int(choices)
+
+
+def _require(holder: Mapping[str, Any], name: str, kind: type, words: str, at: str = "") -> Any:
+    path = f"{at}.{name}" if at else name
+    if holder.get(name) is None:
+        raise refusals.missing_parameter(path)
+    return _optional(holder, name, kind, words, at)
+
+
+def _optional(
+    holder: Mapping[str, Any], name: str, kind: type | tuple[type, ...], words: str, at: str = ""
+) -> Any:
+    value = holder.get(name)
+    if value is None:
+        return None
+    # True is an int to Python and a boolean to JSON.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise refusals.wrong_type(f"{at}.{name}" if at else name, words, value)
+    return value
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def read(body: Json) -> GenerationRequest:
+    """The whole request. Raises Refusal."""
+    inspection = inspect(body)
+    return GenerationRequest(
+        model=inspection.model,
+        turns=tuple(
+            _read_turn(message, f"messages[{number}]")
+            for number, message in enumerate(body["messages"])
+        ),
+        is_stream=inspection.is_stream,
+        tools=_read_tools(body),
+        tool_choice=_read_tool_choice(body.get("tool_choice")),
+        output_format=_read_output_format(body),
+        parameters=_read_parameters(body, inspection),
+    )
+
+
+def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
+    def number(name: str) -> float | None:
+        value = _optional(body, name, (int, float), "a number")
+        return None if value is None else float(value)
+
+    return Parameters(
+        output_tokens_max=inspection.output_tokens_max,
+        temperature=number("temperature"),
+        top_p=number("top_p"),
+        stop=_read_stop(body.get("stop")),
+        choices=inspection.choices,
+        seed=_optional(body, "seed", int, "an integer"),
+        presence_penalty=number("presence_penalty"),
+        frequency_penalty=number("frequency_penalty"),
+        logprobs=bool(_optional(body, "logprobs", bool, "a boolean")),
+        top_logprobs=_optional(body, "top_logprobs", int, "an integer"),
+        reasoning_effort=_optional(body, "reasoning_effort", str, "a string"),
+        parallel_tool_calls=_optional(body, "parallel_tool_calls", bool, "a boolean"),
+        user=_optional(body, "user", str, "a string"),
+        extra={name: value for name, value in body.items() if name not in READ_FIELDS},
+    )
+
+
+def _read_stop(stop: Any) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        return (stop,)
+    if isinstance(stop, list) and all(isinstance(item, str) for item in stop):
+        return tuple(stop)
+    raise refusals.wrong_type("stop", "a string or an array of strings", stop)
+
+
+def _read_turn(message: Any, at: str) -> Turn:
+    if not isinstance(message, dict):
+        raise refusals.wrong_type(at, "an object", message)
+    role_name = _require(message, "role", str, "a string", at)
+    role = ROLES.get(role_name)
+    if role is None:
+        known = ", ".join(f"'{name}'" for name in ROLES)
+        raise refusals.unsupported_value(
+            f"{at}.role", f"Invalid value: '{role_name}'. Supported values are: {known}."
+        )
+    name = _optional(message, "name", str, "a string", at) or ""
+    if role == "tool":
+        return Turn(role, (_read_tool_result(message, at),), name)
+    parts = _read_content(message.get("content"), f"{at}.content")
+    if role == "assistant":
+        parts = _assistant_parts(message, parts, at)
+    return Turn(role, parts, name)
+
+
+def _read_tool_result(message: Json, at: str) -> ToolResult:
+    call_id = message.get("tool_call_id") or message.get("name")
+    if not isinstance(call_id, str):
+        raise refusals.missing_parameter(f"{at}.tool_call_id")
+    parts = _read_content(message.get("content"), f"{at}.content")
+    return ToolResult(call_id, tuple(part for part in parts if isinstance(part, Text | Image)))
+
+
+def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[Part, ...]:
+    """Reasoning first, as providers that want it back require; tool calls last."""
+    before: tuple[Part, ...] = ()
+    if reasoning := _optional(message, "reasoning_content", str, "a string", at):
+        before = (Reasoning(reasoning),)
+    if refusal := _optional(message, "refusal", str, "a string", at):
+        parts = (*parts, RefusalText(refusal))
+    calls = _optional(message, "tool_calls", list, "an array of objects", at) or []
+    return (
+        *before,
+        *parts,
+        *(_read_tool_call(call, f"{at}.tool_calls[{number}]") for number, call in enumerate(calls)),
+    )
+
+
+def _read_tool_call(call: Any, at: str) -> ToolCall:
+    if not isinstance(call, dict):
+        raise refusals.wrong_type(at, "an object", call)
+    function = _require(call, "function", dict, "an object", at)
+    return ToolCall(
+        _require(call, "id", str, "a string", at),
+        _require(function, "name", str, "a string", f"{at}.function"),
+        _optional(function, "arguments", str, "a string", f"{at}.function") or "{}",
+    )
+
+
+def _read_content(content: Any, at: str) -> tuple[Part, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(content),)
+    if not isinstance(content, list):
+        raise refusals.wrong_type(at, "a string or an array of objects", content)
+    return tuple(_read_part(part, f"{at}[{number}]") for number, part in enumerate(content))
+
+
+def _read_part(part: Any, at: str) -> Part:
+    if not isinstance(part, dict):
+        raise refusals.wrong_type(at, "an object", part)
+    kind = _require(part, "type", str, "a string", at)
+    reader = PART_READERS.get(kind)
+    if reader is None:
+        known = ", ".join(f"'{name}'" for name in PART_READERS)
+        raise refusals.unsupported_value(
+            f"{at}.type", f"Invalid value: '{kind}'. Supported values are: {known}."
+        )
+    return reader(part, at)
+
+
+def _read_image(part: Json, at: str) -> Image:
+    image = _require(part, "image_url", dict, "an object", at)
+    return Image(
+        _require(image, "url", str, "a string", f"{at}.image_url"),
+        _optional(image, "detail", str, "a string", f"{at}.image_url") or "",
+    )
+
+
+def _read_file(part: Json, at: str) -> File:
+    file = _require(part, "file", dict, "an object", at)
+    return File(
+        data_url=_optional(file, "file_data", str, "a string", f"{at}.file") or "",
+        file_id=_optional(file, "file_id", str, "a string", f"{at}.file") or "",
+        filename=_optional(file, "filename", str, "a string", f"{at}.file") or "",
+    )
+
+
+def _read_audio(part: Json, at: str) -> Audio:
+    audio = _require(part, "input_audio", dict, "an object", at)
+    return Audio(
+        _require(audio, "data", str, "a string", f"{at}.input_audio"),
+        _require(audio, "format", str, "a string", f"{at}.input_audio"),
+    )
+
+
+PART_READERS: dict[str, Callable[[Json, str], Part]] = {
+    "text": lambda part, at: Text(_require(part, "text", str, "a string", at)),
+    "image_url": _read_image,
+    "file": _read_file,
+    "input_audio": _read_audio,
+    "refusal": lambda part, at: RefusalText(_require(part, "refusal", str, "a string", at)),
+}
+
+
+def _read_tools(body: Json) -> tuple[Tool, ...]:
+    tools = _optional(body, "tools", list, "an array of objects") or []
+    return tuple(_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools))
+
+
+def _read_tool(tool: Any, at: str) -> Tool:
+    if not isinstance(tool, dict):
+        raise refusals.wrong_type(at, "an object", tool)
+    kind = tool.get("type", "function")
+    if kind != "function":
+        raise refusals.unsupported_value(
+            f"{at}.type", f"Invalid value: '{kind}'. Supported values are: 'function'."
+        )
+    function = _require(tool, "function", dict, "an object", at)
+    at = f"{at}.function"
+    return Tool(
+        name=_require(function, "name", str, "a string", at),
+        description=_optional(function, "description", str, "a string", at) or "",
+        schema=_optional(function, "parameters", dict, "an object", at),
+        strict=_optional(function, "strict", bool, "a boolean", at),
+    )
+
+
+def _read_tool_choice(choice: Any) -> ToolChoice | None:
+    if choice is None:
+        return None
+    if choice in ("auto", "none", "required"):
+        return ToolChoice(choice)
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        name = _require(choice["function"], "name", str, "a string", "tool_choice.function")
+        return ToolChoice("named", name)
+    raise refusals.wrong_type(
+        "tool_choice", "'auto', 'none', 'required' or an object naming a function", choice
+    )
+
+
+def _read_output_format(body: Json) -> OutputFormat | None:
+    chosen = _optional(body, "response_format", dict, "an object")
+    if chosen is None:
+        return None
+    kind = _require(chosen, "type", str, "a string", "response_format")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return OutputFormat("json_object")
+    if kind != "json_schema":
+        raise refusals.unsupported_value(
+            "response_format.type",
+            f"Invalid value: '{kind}'. Supported values are: 'text', 'json_object', 'json_schema'.",
+        )
+    at = "response_format.json_schema"
+    schema = _require(chosen, "json_schema", dict, "an object", "response_format")
+    return OutputFormat(
+        "json_schema",
+        name=_require(schema, "name", str, "a string", at),
+        schema=_optional(schema, "schema", dict, "an object", at),
+        strict=_optional(schema, "strict", bool, "a boolean", at),
+        description=_optional(schema, "description", str, "a string", at) or "",
+    )
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def write(request: GenerationRequest, upstream_model: str) -> Json:
+    """The body for a provider that speaks chat completions; usage is always asked for."""
+    parameters = request.parameters
+    body: Json = {
+        **parameters.extra,
+        "model": upstream_model,
+        "messages": [_write_turn(turn) for turn in request.turns],
+    }
+    if request.is_stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    if request.tools:
+        body["tools"] = [_write_tool(tool) for tool in request.tools]
+    if request.tool_choice:
+        body["tool_choice"] = _write_tool_choice(request.tool_choice)
+    if request.output_format:
+        body["response_format"] = _write_output_format(request.output_format)
+    optional = {
+        "max_completion_tokens": parameters.output_tokens_max,
+        "temperature": parameters.temperature,
+        "top_p": parameters.top_p,
+        "stop": list(parameters.stop) or None,
+        "n": parameters.choices if parameters.choices > 1 else None,
+        "seed": parameters.seed,
+        "presence_penalty": parameters.presence_penalty,
+        "frequency_penalty": parameters.frequency_penalty,
+        "logprobs": parameters.logprobs or None,
+        "top_logprobs": parameters.top_logprobs,
+        "reasoning_effort": parameters.reasoning_effort,
+        "parallel_tool_calls": parameters.parallel_tool_calls,
+        "user": parameters.user,
+    }
+    body.update({name: value for name, value in optional.items() if value is not None})
+    return body
+
+
+def _write_turn(turn: Turn) -> Json:
+    message: Json = {"role": turn.role}
+    if turn.name:
+        message["name"] = turn.name
+    if turn.role == "tool":
+        result = next(part for part in turn.parts if isinstance(part, ToolResult))
+        message["tool_call_id"] = result.call_id
+        message["content"] = _write_content(result.parts)
+        return message
+    content = tuple(part for part in turn.parts if not isinstance(part, ToolCall | Reasoning))
+    message["content"] = _write_content(content) if content else None
+    reasoning = "".join(part.text for part in turn.parts if isinstance(part, Reasoning))
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    calls = [part for part in turn.parts if isinstance(part, ToolCall)]
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
+    return message
+
+
+def _write_content(parts: tuple[Part, ...]) -> str | list[Json]:
+    """One text as a string, which every compatible server takes; anything else as parts."""
+    if all(isinstance(part, Text) for part in parts) and len(parts) <= 1:
+        return "".join(part.text for part in parts if isinstance(part, Text))
+    return [_write_part(part) for part in parts]
+
+
+def _write_part(part: Part) -> Json:
+    match part:
+        case Text(text=text):
+            return {"type": "text", "text": text}
+        case RefusalText(text=text):
+            return {"type": "refusal", "refusal": text}
+        case Image(url=url, detail=detail):
+            return {"type": "image_url", "image_url": _filled({"url": url, "detail": detail})}
+        case Audio(data=data, format=format_):
+            return {"type": "input_audio", "input_audio": {"data": data, "format": format_}}
+        case File(data_url=data, file_id=file_id, filename=filename):
+            file = _filled({"file_data": data, "file_id": file_id, "filename": filename})
+            return {"type": "file", "file": file}
+        case _:
+            raise AssertionError(f"{type(part).__name__} is not content.")
+
+
+def _filled(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _write_tool(tool: Tool) -> Json:
+    function: Json = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.schema is not None:
+        function["parameters"] = tool.schema
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _write_tool_choice(choice: ToolChoice) -> str | Json:
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
+
+
+def _write_output_format(output: OutputFormat) -> Json:
+    if output.kind == "json_object":
+        return {"type": "json_object"}
+    schema = _filled({"name": output.name, "description": output.description})
+    if output.schema is not None:
+        schema["schema"] = output.schema
+    if output.strict is not None:
+        schema["strict"] = output.strict
+    return {"type": "json_schema", "json_schema": schema}

@@ -1,0 +1,143 @@
+"""One HTTP exchange with a client over ASGI: reading its body, answering, noticing it is gone.
+
+Owns the headers every answer carries and the limits of what is read. Must know no model and no
+money. No answer ever carries an `Access-Control-*` header: keys are for servers, not for browsers.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from gateway import refusals
+from gateway.refusals import Refusal
+
+BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was complete."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.request_id = request_id
+        self.is_gone = False
+        self.has_started = False
+        self._receive = receive
+        self._send = send
+        self._watch: asyncio.Task[None] | None = None
+
+    async def read_body(self, bytes_max: int) -> bytes:
+        """The request body. Raises Refusal (too large, too slow, encoded), ClientGone."""
+        self._check_declared(bytes_max)
+        parts: list[bytes] = []
+        size = 0
+        is_more = True
+        while is_more:
+            try:
+                async with asyncio.timeout(BODY_SECONDS_MAX):
+                    message = await self._receive()
+            except TimeoutError:
+                raise refusals.slow_body() from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > bytes_max:
+                raise refusals.body_too_large(bytes_max, size)
+            parts.append(piece)
+            is_more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check_declared(self, bytes_max: int) -> None:
+        for name, value in self.headers:
+            if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
+                raise refusals.body_too_large(bytes_max, int(value))
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise refusals.encoded_body()
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call `on_gone` as soon as the client hangs up; until `unwatch`. Body must be read."""
+
+        async def wait() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            self.is_gone = True
+            on_gone()
+
+        self._watch = asyncio.ensure_future(wait())
+
+    def unwatch(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    async def send_json(
+        self, status: int, body: Any, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """A whole JSON answer."""
+        await self.send_bytes(status, orjson.dumps(body), headers)
+
+    async def send_bytes(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """A whole answer whose body is JSON already."""
+        extra = [(b"content-length", str(len(body)).encode())]
+        await self._start(status, b"application/json", b"no-store", headers, extra)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def send_refusal(self, refusal: Refusal) -> None:
+        """An error answer; nothing when the answer has begun already."""
+        if not self.has_started:
+            await self.send_json(refusal.status, refusal.body(), refusal.headers)
+
+    async def start_stream(self) -> None:
+        """Begin an event stream that no proxy on the way should buffer or rewrite."""
+        extra = [(b"x-accel-buffering", b"no")]
+        await self._start(200, b"text/event-stream", b"no-cache, no-transform", None, extra)
+
+    async def send_piece(self, piece: bytes) -> None:
+        """More of a stream; waits while the client reads slowly. Raises ClientGone."""
+        if self.is_gone:
+            raise ClientGone
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end_stream(self, piece: bytes = b"") -> None:
+        """The last of a stream."""
+        await self._send({"type": "http.response.body", "body": piece})
+
+    async def _start(
+        self,
+        status: int,
+        content_type: bytes,
+        cache_control: bytes,
+        headers: Mapping[str, str] | None,
+        extra: list[tuple[bytes, bytes]],
+    ) -> None:
+        self.has_started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type),
+                    (b"cache-control", cache_control),
+                    (b"x-request-id", self.request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    *extra,
+                    *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+                ],
+            }
+        )

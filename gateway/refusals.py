@@ -1,0 +1,335 @@
+"""Every way the AI API says no: one exception class and one constructor per row of the table.
+
+Bodies follow OpenAI's shape, `{"error": {message, type, param, code}}`, all four keys always, so
+that clients' typed exceptions work (openai-python maps status to class: 401 AuthenticationError,
+403 PermissionDeniedError, 404 NotFoundError, 429 RateLimitError, >=500 InternalServerError).
+Pure; must not know HTTP servers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+class Refusal(Exception):
+    """A refusal as the client will see it. `headers` are extra response headers."""
+
+    def __init__(
+        self,
+        status: int,
+        error_type: str,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_type = error_type
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.error_type,
+                "param": self.param,
+                "code": self.code,
+                **self.extra,
+            }
+        }
+
+
+# --- who is asking ---------------------------------------------------------------------------
+
+
+def missing_key() -> Refusal:
+    """No key at all."""
+    return Refusal(
+        401,
+        INVALID,
+        "You didn't provide an API key. You need to provide your API key in an Authorization "
+        "header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY). Your deployment gets its "
+        "key from /api/data/aigateway/provision.",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def wrong_key(key: str) -> Refusal:
+    """Malformed, unknown, revoked or expired key, dead deployment: byte-identical on purpose."""
+    return Refusal(
+        401,
+        INVALID,
+        f"Incorrect API key provided: {mask_key(key)}. Provision a key for your deployment with "
+        "/api/data/aigateway/provision.",
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def mask_key(key: str) -> str:
+    """The first eight and last four characters at most, so that the owner recognises the key."""
+    printable = "".join(character for character in key[:512] if character.isprintable())
+    return f"{printable[:8]}****{printable[-4:]}" if len(printable) >= 20 else "****"
+
+
+def key_used_from_browser() -> Refusal:
+    """An `Origin` header came with a key: a browser holds a server's secret."""
+    return Refusal(
+        403,
+        INVALID,
+        "This key was used from a browser. Gateway keys are for server code only: call the "
+        "gateway from your app's function, and rotate this key.",
+        code="key_used_from_browser",
+    )
+
+
+# --- what is asked ---------------------------------------------------------------------------
+
+
+def unknown_path(method: str, path: str) -> Refusal:
+    """No such endpoint."""
+    return Refusal(404, INVALID, f"Invalid URL ({method} {path})")
+
+
+def wrong_method(allowed: str) -> Refusal:
+    """The path exists, the method does not."""
+    return Refusal(
+        405,
+        INVALID,
+        f"Only {allowed} requests are accepted.",
+        code="method_not_supported",
+        headers={"allow": allowed},
+    )
+
+
+def body_too_large(limit: int, read: int) -> Refusal:
+    """More body bytes than accepted; the connection is closed."""
+    return Refusal(
+        413,
+        INVALID,
+        f"Maximum content size limit ({limit}) exceeded ({read} bytes read)",
+        code="request_too_large",
+        headers={"connection": "close"},
+    )
+
+
+def encoded_body() -> Refusal:
+    """A compressed request body: refused, because its real size is unknown."""
+    return Refusal(
+        415, INVALID, "Send the body without Content-Encoding.", code="unsupported_encoding"
+    )
+
+
+def slow_body() -> Refusal:
+    """The body stopped arriving."""
+    return Refusal(
+        408,
+        INVALID,
+        "The request body did not arrive in time.",
+        code="request_timeout",
+        headers={"connection": "close"},
+    )
+
+
+def invalid_json() -> Refusal:
+    """The body is no JSON object."""
+    return Refusal(
+        400,
+        INVALID,
+        "We could not parse the JSON body of your request. (HINT: This likely means you aren't "
+        "using your HTTP library correctly. The gateway expects a JSON object as the body.)",
+    )
+
+
+def missing_parameter(name: str) -> Refusal:
+    """A required parameter is absent; `name` is a dotted path."""
+    return Refusal(
+        400,
+        INVALID,
+        f"Missing required parameter: '{name}'.",
+        code="missing_required_parameter",
+        param=name,
+    )
+
+
+def wrong_type(name: str, expected: str, value: object) -> Refusal:
+    """A parameter has the wrong JSON type."""
+    return Refusal(
+        400,
+        INVALID,
+        f"Invalid type for '{name}': expected {expected}, but got {describe_type(value)} instead.",
+        code="invalid_type",
+        param=name,
+    )
+
+
+def unsupported_value(name: str, message: str) -> Refusal:
+    """A parameter's value is understood and cannot be served."""
+    return Refusal(400, INVALID, message, code="unsupported_value", param=name)
+
+
+def describe_type(value: object) -> str:
+    """The JSON type of `value` in words, with an article."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    names = {int: "an integer", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "an object")
+
+
+def unknown_model(model: str) -> Refusal:
+    """No route has this name (chat completions: 404)."""
+    return Refusal(
+        404,
+        INVALID,
+        f"The model `{model[:120]}` does not exist or you do not have access to it.",
+        code="model_not_found",
+    )
+
+
+def provider_not_configured(model: str, provider: str, label: str) -> Refusal:
+    """The model is known, but nobody gave us a credential for its provider."""
+    return Refusal(
+        503,
+        SERVER,
+        f"The model `{model}` is served by {label}, which has no credential yet. Staff can add "
+        f"one in the admin under Gateway > Provider credentials, or set "
+        f"PROVIDER_{provider.upper()}_API_KEY and restart.",
+        code="provider_not_configured",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def endpoint_not_offered(model: str, endpoint: str, offered: str) -> Refusal:
+    """The model exists but lives on another endpoint."""
+    return Refusal(
+        400,
+        INVALID,
+        f"The model `{model}` is not offered on {endpoint}: its provider serves it on {offered}.",
+        code="unsupported_endpoint",
+        param="model",
+    )
+
+
+def model_without_price(model: str) -> Refusal:
+    """A call that cannot be billed is not made."""
+    return Refusal(
+        503,
+        SERVER,
+        f"The model `{model}` has no price yet, so it cannot be billed. Staff can add one with "
+        "`manage.py update_prices`.",
+        code="model_not_priced",
+        headers={"x-should-retry": "false"},
+    )
+
+
+# --- credit ----------------------------------------------------------------------------------
+
+
+def out_of_credit(top_up_url: str) -> Refusal:
+    """The organization's balance does not cover the call."""
+    return Refusal(
+        429,
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+        code="insufficient_quota",
+        headers={"x-should-retry": "false"},
+        extra={"scope": "organization", "top_up_url": top_up_url},
+    )
+
+
+def credit_reserved(top_up_url: str) -> Refusal:
+    """The balance would cover the call, but calls in flight hold it: retrying may help."""
+    return Refusal(
+        429,
+        "insufficient_quota",
+        "Calls in flight hold your remaining credit. Retry when they have ended, lower "
+        "max_completion_tokens, or top up.",
+        code="credit_reserved",
+        headers={"retry-after": "2", "x-should-retry": "true"},
+        extra={"scope": "organization", "top_up_url": top_up_url},
+    )
+
+
+def billing_unavailable() -> Refusal:
+    """The ledger cannot be reached: fail closed."""
+    return Refusal(
+        503,
+        SERVER,
+        "Billing is not available right now, so no call can be made. Please retry.",
+        code="billing_unavailable",
+        headers={"retry-after": "1"},
+    )
+
+
+def service_unavailable() -> Refusal:
+    """Keys cannot be checked, or the process is shutting down."""
+    return Refusal(
+        503,
+        SERVER,
+        "The gateway is not ready to serve this request. Please retry.",
+        code="service_unavailable",
+        headers={"retry-after": "1"},
+    )
+
+
+# --- the provider ----------------------------------------------------------------------------
+
+
+def upstream_failed(*, retryable: bool) -> Refusal:
+    """5xx, refused connection, nonsense, or our credential was rejected: their text stays here."""
+    return Refusal(
+        502,
+        SERVER,
+        "The model's provider failed to answer this request.",
+        code="upstream_error",
+        headers={"x-should-retry": "true" if retryable else "false"},
+    )
+
+
+def upstream_overloaded(retry_after_seconds: int) -> Refusal:
+    """The provider limits or sheds our account."""
+    return Refusal(
+        503,
+        SERVER,
+        "The model's provider is overloaded. Please retry.",
+        code="upstream_overloaded",
+        headers={"retry-after": str(retry_after_seconds)},
+    )
+
+
+def upstream_timed_out() -> Refusal:
+    """The provider took too long. Not to be retried: it may bill the call it is still making."""
+    return Refusal(
+        504,
+        SERVER,
+        "The model's provider did not answer in time.",
+        code="upstream_timeout",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def request_refused_upstream(message: str, code: str | None, param: str | None) -> Refusal:
+    """The provider found the user's request wrong; `message` must already be scrubbed."""
+    return Refusal(400, INVALID, message, code=code, param=param)
+
+
+def internal(request_id: str) -> Refusal:
+    """A bug of ours."""
+    return Refusal(
+        500,
+        SERVER,
+        "The server had an error while processing your request. Please retry, and name this "
+        f"request if it keeps happening. (request id {request_id})",
+    )
