@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 MIB = 1024 * 1024
 ENTRIES_MAX = 10_000
+FOLDERS_MAX = 20_000  # a single name can stand for 250 of them
 NAME_BYTES_MAX = 512
 SEGMENT_BYTES_MAX = 255
 CHUNK_BYTES = 64 * 1024
@@ -103,7 +104,7 @@ def unpack(bundle: BinaryIO, into: Path, budget: Budget | None = None) -> Unpack
     folders = _check_names(infos)
     entries = _locate_bodies(bundle, infos, directory_offset=archive.start_dir)
     for folder in sorted(folders):  # a parent sorts before what is in it
-        (into / folder).mkdir()
+        (into / folder).mkdir(exist_ok=True)
         (into / folder).chmod(0o755)
     written = 0
     for entry in entries:
@@ -150,9 +151,12 @@ def _check_names(infos: list[zipfile.ZipInfo]) -> set[str]:
             folders.update(_steps(path))
         else:
             folders.update(_steps(path.rpartition("/")[0]))
-            twin = files.setdefault(path.casefold(), name)
-            if twin is not name:
+            twin = files.get(path.casefold())
+            if twin is not None:
                 raise _refuse(name, f"has the same name as {twin!r} (upper and lower case ignored)")
+            files[path.casefold()] = name
+        if len(folders) > FOLDERS_MAX:
+            raise UnableToReadBundle(f"The zip has more than {FOLDERS_MAX:,} folders.")
     for folder in folders:
         if folder.casefold() in files:
             raise _refuse(files[folder.casefold()], "is both a file and a folder")

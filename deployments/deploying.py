@@ -107,7 +107,8 @@ def deploy(deployment: Deployment, *, at: datetime) -> Release:
 
 @transaction.atomic
 def _release_to_publish(deployment: Deployment) -> Release:
-    Deployment.objects.select_for_update().get(pk=deployment.pk)
+    if Deployment.objects.select_for_update().get(pk=deployment.pk).deleted_at is not None:
+        raise directory.DeploymentNotFound
     received = Upload.objects.filter(deployment=deployment, status=Upload.Status.RECEIVED)
     upload = received.order_by("-received_at", "-pk").first()
     if upload is None:
@@ -120,13 +121,15 @@ def _release_to_publish(deployment: Deployment) -> Release:
 
 def _release_of_last_upload(deployment: Deployment) -> Release:
     upload = Upload.objects.filter(deployment=deployment).order_by("-pk").first()
-    if upload is not None and upload.status == Upload.Status.CONSUMED:
-        release = releases.latest(deployment)
-        if release is not None and release.bundle_sha256 == upload.sha256:
-            if release.status == Release.Status.FAILED:
-                raise releases.UnableToRelease(release.failure)
-            if release.status != Release.Status.SUPERSEDED:
-                return release
+    release = releases.latest(deployment)
+    if (
+        upload is not None
+        and upload.status == Upload.Status.CONSUMED
+        and release is not None
+        and release.bundle_sha256 == upload.sha256
+        and release.status != Release.Status.SUPERSEDED
+    ):
+        return release
     raise NothingToDeploy(
         "No new bundle was uploaded. Call get-upload-url, PUT your zip to its uploadUrl, then "
         "deploy."

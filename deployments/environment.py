@@ -130,13 +130,18 @@ def platform_defaults(deployment: Deployment) -> dict[str, str]:
 
 
 def final_environment(deployment: Deployment, bundle_environment: dict[str, str]) -> dict[str, str]:
-    """The environment of a release made now: defaults < gateway < bundle < user."""
-    return (
+    """The environment of a release made now: defaults < gateway < bundle < user.
+
+    Raises variables.UnableToUseVariable when it is too large for a process.
+    """
+    values = (
         platform_defaults(deployment)
         | _values(deployment, Source.GATEWAY)
         | bundle_environment
         | _values(deployment, Source.USER)
     )
+    variables.check_total(values)
+    return values
 
 
 def seal_snapshot(release: Release, values: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from deployments import bundles, environment, layout, storage
+from deployments import bundles, environment, layout, storage, variables
 from deployments.models import Deployment, Release
 
 PLATFORM_FAILURE = "The platform could not unpack the bundle. Deploy again."
@@ -35,24 +35,25 @@ def create(deployment: Deployment, *, bundle_sha256: str) -> Release:
 
 
 def publish(release: Release, *, at: datetime) -> Release:
-    """Check, unpack and activate a PENDING release; for any other, nothing is left to do.
+    """Check, unpack and activate a PENDING release; one that was published stays as it is.
 
     The environment is the one of this moment. When a newer release went live in the meantime, this
-    one is SUPERSEDED at once. Safe to repeat after a crash. Raises UnableToRelease, having marked
-    the release FAILED; the release that was active stays active.
+    one is SUPERSEDED at once. Safe to repeat after a crash. Raises UnableToRelease for a FAILED
+    release, or having marked it so; the release that was active stays active.
     """
     release = Release.objects.select_related("deployment").get(pk=release.pk)
-    if release.status != Release.Status.PENDING:
-        return release
-    try:
-        unpacked = _unpack(release)
-    except UnableToRelease as error:
-        _fail(release, str(error))
-        raise
-    except Exception:
-        _fail(release, PLATFORM_FAILURE)
-        raise
-    return _go_live(release, unpacked, at=at)
+    if release.status == Release.Status.PENDING:
+        try:
+            release = _go_live(release, _unpack(release), at=at)
+        except UnableToRelease as error:
+            _fail(release, str(error))
+            raise
+        except Exception:
+            _fail(release, PLATFORM_FAILURE)
+            raise
+    if release.status == Release.Status.FAILED:
+        raise UnableToRelease(release.failure)
+    return release
 
 
 def _unpack(release: Release) -> layout.Layout:
@@ -74,32 +75,41 @@ def _unpack(release: Release) -> layout.Layout:
 
 
 def _fail(release: Release, reason: str) -> None:
-    Release.objects.filter(pk=release.pk, status=Release.Status.PENDING).update(
+    changed = Release.objects.filter(pk=release.pk, status=Release.Status.PENDING).update(
         status=Release.Status.FAILED, failure=reason[:FAILURE_CHARACTERS_MAX]
     )
-    storage.remove_release(release)
+    if changed:  # otherwise another process finished it, and the files are in use
+        storage.remove_release(release)
 
 
 def _go_live(release: Release, unpacked: layout.Layout, *, at: datetime) -> Release:
-    """Seal the environment and activate, unless deleted, done by another, or overtaken."""
+    """Seal the environment and activate, unless another process finished or overtook this one."""
     with transaction.atomic():
         deployment = _locked(release)
         release = Release.objects.get(pk=release.pk)
+        if deployment.deleted_at is not None:
+            storage.remove_release(release)
+            raise UnableToRelease(DELETED_FAILURE)
         if release.status != Release.Status.PENDING:
             return release
-        if deployment.deleted_at is None:
-            release.manifest = unpacked.manifest
-            release.mode = unpacked.mode
-            values = environment.final_environment(deployment, unpacked.environment)
-            release.environment_sealed = environment.seal_snapshot(release, values)
-            if _is_overtaken(release):
-                release.status = Release.Status.SUPERSEDED
-                release.save()
-            else:
-                _point_at(deployment, release, at=at)
-            return release
-    _fail(release, DELETED_FAILURE)
-    raise UnableToRelease(DELETED_FAILURE)
+        release.manifest = unpacked.manifest
+        release.mode = unpacked.mode
+        release.environment_sealed = environment.seal_snapshot(
+            release, _environment(deployment, unpacked)
+        )
+        if _is_overtaken(release):
+            release.status = Release.Status.SUPERSEDED
+            release.save()
+        else:
+            _point_at(deployment, release, at=at)
+        return release
+
+
+def _environment(deployment: Deployment, unpacked: layout.Layout) -> dict[str, str]:
+    try:
+        return environment.final_environment(deployment, unpacked.environment)
+    except variables.UnableToUseVariable as error:
+        raise UnableToRelease(str(error)) from None
 
 
 def _locked(release: Release) -> Deployment:

@@ -10,6 +10,8 @@ NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 NAME_CHARACTERS_MAX = 128
 VALUE_BYTES_MAX = 32 * 1024
 COUNT_MAX = 200
+# Linux gives a new process about 2 MB for arguments and environment.
+TOTAL_BYTES_MAX = 512 * 1024
 
 # The runtime sets these itself. The list follows AWS Lambda's reserved names, without the AWS
 # credentials, which are not the platform's here. https://docs.aws.amazon.com/lambda/latest/dg/
@@ -71,6 +73,15 @@ def check_count(count: int) -> None:
     if count > COUNT_MAX:
         raise UnableToUseVariable(
             f"That makes {count} variables; a deployment may have at most {COUNT_MAX}."
+        )
+
+
+def check_total(values: dict[str, str]) -> None:
+    """Raises UnableToUseVariable when `values` together are more than TOTAL_BYTES_MAX."""
+    size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in values.items())
+    if size > TOTAL_BYTES_MAX:
+        raise UnableToUseVariable(
+            f"The environment has {size:,} bytes in all; at most {TOTAL_BYTES_MAX:,} are allowed."
         )
 
 
