@@ -44,6 +44,9 @@ class Platform:
         if refusal := edge.refusal_for(scope):
             await edge.send_refusal(send, *refusal)
             return
+        if scope["path"] == "/health":
+            await edge.send_health(send)
+            return
         deploy_id = None if self._only_ai else _deploy_id_of(edge.host_of(scope))
         if deploy_id is not None:
             await sites.site_app(scope, receive, send, deploy_id)

@@ -12,7 +12,9 @@ import orjson
 
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
-HOST_PATTERN = re.compile(rb"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?")
+HOST_PATTERN = re.compile(
+    rb"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?"
+)
 # An encoded dot, slash, backslash or NUL has no honest use in a path.
 BAD_PATH = re.compile(rb"%2e|%2f|%5c|%00|\\|//", re.IGNORECASE)
 
@@ -56,6 +58,13 @@ async def send_refusal(send: Send, status: int, message: str, code: str = "bad_r
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_health(send: Send) -> None:
+    """The answer to `/health`: the process has started and serves."""
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
 
 
 def declared_too_large(scope: Scope, bytes_max: int) -> bool:

@@ -49,17 +49,20 @@ class Child:
 class Supervisor:
     """Keeps children running until a signal or `stop`."""
 
-    def __init__(self, children: list[Child], *, say: Callable[[str], None]) -> None:
-        self._children = children
+    def __init__(self, *, say: Callable[[str], None]) -> None:
+        self._children: list[Child] = []
         self._say = say
         self._is_stopping = False
 
-    def start(self) -> None:
-        """Start every child and take over SIGINT and SIGTERM."""
+    def take_signals(self) -> None:
+        """From now on SIGINT, SIGTERM and SIGHUP ask for an orderly end."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        for child in self._children:
-            child.start()
+
+    def add(self, child: Child) -> None:
+        """Start `child` and keep it running."""
+        self._children.append(child)
+        child.start()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._is_stopping = True

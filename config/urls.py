@@ -16,6 +16,7 @@ urlpatterns = [
     path("console/<slug:organization>/", include("gateway.urls")),
     path("console/<slug:organization>/", include("billing.urls")),
     path("console/<slug:organization>/", include("deployments.urls")),
+    path("console/<slug:organization>/", include("orgs.urls")),
     # /api/data/: what agents call, with a workspace token
     path("api/data/schema", SpectacularAPIView.as_view(), name="data-api-schema"),
     path(

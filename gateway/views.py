@@ -1,0 +1,196 @@
+"""Console pages of the gateway: where log-in leads, the overview, and the keys of deployments.
+
+A page parses, asks the domain once, answers. A key's secret appears only in the answer that made
+it; everything else shows its prefix.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from billing import usage
+from deployments import directory, environment
+from deployments.models import Deployment
+from gateway import catalog, provisioning
+from gateway.models import GatewayKey
+from orgs import access
+from orgs.context import ConsoleRequest, manager_page, member_page
+from orgs.models import Organization
+
+OVERVIEW_DAYS = 30
+RECENT_CALLS = 8
+# What the owner may choose when rotating, in seconds.
+GRACES = {0: "stops working at once", 3600: "works for 1 hour more", 86_400: "works for 24 hours more"}
+SERVED_WITHOUT_ACCOUNT = "local"
+
+
+@require_GET
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    """The person's first organization; a friendly page for those who belong to none."""
+    memberships = access.memberships_of(request.user)  # type: ignore[arg-type]
+    if not memberships:
+        return render(request, "gateway/no_organization.html")
+    return redirect("gateway:overview", memberships[0].organization.slug)
+
+
+@require_GET
+@member_page
+def overview(request: ConsoleRequest) -> HttpResponse:
+    """Balance, spend and the latest calls at one glance; a quick start for those without calls."""
+    now = timezone.now()
+    organization = request.organization
+    days = usage.per_day(organization, days=OVERVIEW_DAYS, at=now)
+    models = usage.per_model(organization, days=OVERVIEW_DAYS, at=now)
+    context = {
+        "balance": usage.balance(organization),
+        "today": days[-1],
+        "month": usage.summary(organization, days=OVERVIEW_DAYS, at=now),
+        "days": days,
+        "models": models,
+        "calls": usage.calls(organization, limit=RECENT_CALLS),
+        "is_unisolated": settings.FUNCTION_DRIVER == "local-plain",
+        "exposed_keys": _working_keys(now).filter(
+            deployment__workspace__organization=organization,
+            deployment__deleted_at=None,
+            exposed_at__isnull=False,
+        ),
+        **_quick_start(now),
+    }
+    return render(request, "gateway/overview.html", context)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A deployment with its current key, keys still in their grace, and variables it overrides."""
+
+    deployment: Deployment
+    key: GatewayKey | None
+    retiring: list[GatewayKey]
+    overridden: list[str]
+
+
+def _working_keys(at: datetime) -> Any:
+    """Keys neither revoked nor past their grace."""
+    return GatewayKey.objects.filter(revoked_at=None).exclude(expires_at__lte=at)
+
+
+def _key_rows(organization: Organization, at: datetime) -> list[KeyRow]:
+    deployments = (
+        Deployment.objects.filter(workspace__organization=organization, deleted_at=None)
+        .select_related("workspace", "active_release")
+        .prefetch_related(Prefetch("keys", _working_keys(at), to_attr="working_keys"))
+    )
+    return [
+        KeyRow(
+            deployment=deployment,
+            key=next((key for key in deployment.working_keys if key.expires_at is None), None),
+            retiring=[key for key in deployment.working_keys if key.expires_at is not None],
+            overridden=environment.overridden_names(deployment, provisioning.VARIABLES),
+        )
+        for deployment in deployments
+    ]
+
+
+def _quick_start(at: datetime) -> dict[str, Any]:
+    """Base URL and a model that answers here, for the copy-paste snippets."""
+    answering = [
+        row for row in catalog.load(at=at).models() if row.upstream and row.price is not None
+    ]
+    # The hosted models say more than the local one, which is there for a first try.
+    answering.sort(key=lambda row: row.provider.name == SERVED_WITHOUT_ACCOUNT)
+    return {
+        "base_url": f"{provisioning.base_url()}/v1",
+        "model": answering[0].public_name if answering else "gpt-4o",
+    }
+
+
+def _key_page(
+    request: ConsoleRequest, made: provisioning.Provisioned | None = None
+) -> HttpResponse:
+    now = timezone.now()
+    context = {
+        "rows": _key_rows(request.organization, now),
+        "graces": GRACES.items(),
+        "made": made,
+        "api_url": settings.PUBLIC_URL,
+        **_quick_start(now),
+    }
+    return render(request, "gateway/key_list.html", context)
+
+
+def _deployment(request: ConsoleRequest, deploy_id: str) -> Deployment:
+    """A living deployment of the organization. Raises Http404."""
+    return get_object_or_404(
+        Deployment.objects.select_related("workspace"),
+        workspace__organization=request.organization,
+        deploy_id=deploy_id,
+        deleted_at=None,
+    )
+
+
+@require_GET
+@member_page
+def key_list(request: ConsoleRequest) -> HttpResponse:
+    """One row per deployment: its key's prefix, age and last use."""
+    return _key_page(request)
+
+
+@require_POST
+@manager_page
+def key_provision(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
+    """Makes the deployment's key; the secret is in this answer only."""
+    deployment = _deployment(request, deploy_id)
+    try:
+        made = provisioning.provision(deployment.workspace, deploy_id, at=timezone.now())
+    except directory.DeploymentNotFound as error:
+        messages.error(request, str(error))
+        return redirect("gateway:key-list", request.organization.slug)
+    if not made.is_new:
+        messages.info(
+            request, f"{deploy_id} already has a key. Rotate it if you need to see a new one."
+        )
+        return redirect("gateway:key-list", request.organization.slug)
+    return _key_page(request, made)
+
+
+@require_POST
+@manager_page
+def key_rotate(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
+    """Replaces the key; the old one may go on for a while, so that the app can be redeployed."""
+    deployment = _deployment(request, deploy_id)
+    try:
+        grace_seconds = int(request.POST.get("grace", "0"))
+        made = provisioning.rotate(
+            deployment.workspace,
+            deploy_id,
+            grace_seconds=grace_seconds if grace_seconds in GRACES else 0,
+            at=timezone.now(),
+        )
+    except (ValueError, directory.DeploymentNotFound):
+        messages.error(request, "This key could not be rotated. Choose a grace from the list.")
+        return redirect("gateway:key-list", request.organization.slug)
+    return _key_page(request, made)
+
+
+@require_POST
+@manager_page
+def key_revoke(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
+    """Refuses every key of the deployment, everywhere, within a second."""
+    deployment = _deployment(request, deploy_id)
+    try:
+        provisioning.revoke(deployment.workspace, deploy_id, at=timezone.now())
+    except directory.DeploymentNotFound as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"Revoked the key of {deploy_id}. Calls with it answer 401 now.")
+    return redirect("gateway:key-list", request.organization.slug)
