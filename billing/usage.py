@@ -1,0 +1,238 @@
+"""Usage as people read it: totals, groups, the list of calls, and why a call cost what it did.
+
+Reads only, one query each. Every function takes the organization, so that no caller can forget it.
+Must not know what a deployment is: its ids are plain values on usage records.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, QuerySet, Sum
+from django.db.models.functions import TruncDate
+
+from billing import money, pricing
+from billing.models import UsageRecord
+from orgs.models import Organization
+
+NANO_MILLIONTHS_PER_DOLLAR = money.NANOS_PER_DOLLAR * pricing.TOKENS_PER_PRICE
+BUCKET_LABELS = {
+    "input": "input",
+    "cache_read": "cached input",
+    "cache_write": "cache write",
+    "output": "output",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over calls; cost in nano-dollars. `reasoning_tokens` are part of `output_tokens`."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nanos: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens."""
+        return (
+            self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_tokens
+            + self.output_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotals:
+    """One day (UTC) on which there were calls."""
+
+    day: date
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """One model, by the name callers asked for."""
+
+    model: str
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentTotals:
+    """One deployment, also when it has been deleted since."""
+
+    deployment_id: int
+    deploy_id: str
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedLine:
+    """One line of a call's bill, exact, with its formula as text."""
+
+    label: str
+    tokens: int
+    nanos_per_million: int
+    dollars: Decimal
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a call cost what it did: the lines, their exact sum, and the cost charged."""
+
+    lines: list[ExplainedLine]
+    exact_dollars: Decimal
+    cost_nanos: int
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the exact sum was no whole number of nano-dollars."""
+        return self.exact_dollars != money.dollars_from_nanos(self.cost_nanos)
+
+
+def summary(
+    organization: Organization,
+    start: datetime,
+    end: datetime,
+    deployment_id: int | None = None,
+) -> Totals:
+    """Totals of calls started in [start, end)."""
+    return _totals(_in_period(organization, start, end, deployment_id).aggregate(**_sums()))
+
+
+def per_day(
+    organization: Organization,
+    start: datetime,
+    end: datetime,
+    deployment_id: int | None = None,
+) -> list[DayTotals]:
+    """Totals of each day with calls, oldest first; days are UTC."""
+    found = (
+        _in_period(organization, start, end, deployment_id)
+        .annotate(day=TruncDate("started_at", tzinfo=UTC))
+        .values("day")
+        .annotate(**_sums())
+        .order_by("day")
+    )
+    return [DayTotals(row["day"], _totals(row)) for row in found]
+
+
+def per_model(
+    organization: Organization,
+    start: datetime,
+    end: datetime,
+    deployment_id: int | None = None,
+) -> list[ModelTotals]:
+    """Totals of each model asked for, dearest first."""
+    found = (
+        _in_period(organization, start, end, deployment_id)
+        .values("model_requested")
+        .annotate(**_sums())
+        .order_by("-sum_cost_nanos", "model_requested")
+    )
+    return [ModelTotals(row["model_requested"], _totals(row)) for row in found]
+
+
+def per_deployment(
+    organization: Organization, start: datetime, end: datetime
+) -> list[DeploymentTotals]:
+    """Totals of each deployment, dearest first."""
+    found = (
+        _in_period(organization, start, end, None)
+        .values("deployment_id", "deploy_id")
+        .annotate(**_sums())
+        .order_by("-sum_cost_nanos", "deploy_id")
+    )
+    return [DeploymentTotals(row["deployment_id"], row["deploy_id"], _totals(row)) for row in found]
+
+
+def calls(
+    organization: Organization,
+    *,
+    before_call_id: UUID | None = None,
+    limit: int = 50,
+    deployment_id: int | None = None,
+    model: str | None = None,
+    status: str | None = None,
+    request_id: str | None = None,
+) -> list[UsageRecord]:
+    """Calls, latest first, each with its price version; `model` is the name asked for.
+
+    The next page begins before the last call of this one, so that new calls shift nothing.
+    """
+    wanted = {
+        "call_id__lt": before_call_id,
+        "deployment_id": deployment_id,
+        "model_requested": model,
+        "status": status,
+        "request_id": request_id,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    records = UsageRecord.objects.filter(organization=organization, **given)
+    return list(records.select_related("price_version").order_by("-call_id")[:limit])
+
+
+def explain(record: UsageRecord) -> Explanation:
+    """The bill of one call, from the quantities and the price version that it names."""
+    price = pricing.Price.from_rates(record.price_version_id, record.price_version.rates)
+    lines = [_explained(line) for line in pricing.bill_lines(price, usage_of(record))]
+    return Explanation(
+        lines=lines,
+        exact_dollars=sum((line.dollars for line in lines), Decimal(0)),
+        cost_nanos=record.cost_nanos,
+    )
+
+
+def usage_of(record: UsageRecord) -> pricing.Usage:
+    """The quantities of a record as pricing takes them."""
+    return pricing.Usage(
+        input=record.input_tokens,
+        cache_read=record.cache_read_tokens,
+        cache_write=record.cache_write_tokens,
+        output=record.output_tokens,
+        reasoning=record.reasoning_tokens,
+    )
+
+
+def _explained(line: pricing.BillLine) -> ExplainedLine:
+    dollars = Decimal(line.tokens * line.nanos_per_million) / NANO_MILLIONTHS_PER_DOLLAR
+    rate = money.dollars_from_nanos(line.nanos_per_million)
+    label = BUCKET_LABELS[line.bucket]
+    formula = f"{line.tokens:,} {label} × ${_plain(rate)} / 1M = ${_plain(dollars)}"
+    return ExplainedLine(label, line.tokens, line.nanos_per_million, dollars, formula)
+
+
+def _plain(dollars: Decimal) -> str:
+    """Every digit and no exponent, but no lone tenth: 0.02, 2.50, 15."""
+    text = f"{dollars:,.15f}".rstrip("0").rstrip(".")
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals}0" if len(decimals) == 1 else text
+
+
+TOTALLED = tuple(name for name in Totals.__dataclass_fields__ if name != "calls")
+
+
+def _sums() -> dict[str, Any]:
+    return {"calls": Count("call_id"), **{f"sum_{name}": Sum(name) for name in TOTALLED}}
+
+
+def _totals(row: dict[str, Any]) -> Totals:
+    return Totals(calls=row["calls"], **{name: row[f"sum_{name}"] or 0 for name in TOTALLED})
+
+
+def _in_period(
+    organization: Organization, start: datetime, end: datetime, deployment_id: int | None
+) -> "QuerySet[UsageRecord]":
+    records = UsageRecord.objects.filter(
+        organization=organization, started_at__gte=start, started_at__lt=end
+    )
+    return records if deployment_id is None else records.filter(deployment_id=deployment_id)
