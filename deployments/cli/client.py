@@ -142,16 +142,21 @@ class Client:
         return self._read("aws/get-logs", {"minutes": minutes, **_site(site)})
 
     def provision(self, deploy_id: str) -> dict[str, Any]:
-        """Create or fetch the site's gateway key. The answer holds the secret: never print it."""
-        return self._read("aigateway/provision", {"deployId": deploy_id})
+        """Create or fetch the site's gateway key. The answer holds the secret: never print it.
+
+        Sent once although repeating it does no harm: after a lost answer the second one would say
+        that the key is not new, and nobody would redeploy the app that lacks it.
+        """
+        return self._write("aigateway/provision", {"deployId": deploy_id})
 
     def gateway(self, deploy_id: str) -> dict[str, Any]:
         """Facts of the site's gateway key, without its secret: `{"exists", "keyPrefix", ...}`."""
         return self._read("aigateway/info", {"deployId": deploy_id})
 
-    def redeploy(self, deploy_id: str) -> dict[str, Any]:
-        """Ask for the current bundle to be released again with today's environment."""
-        return self._write("deployments/redeploy", {"deployId": deploy_id})
+    def redeploy(self, deploy_id: str) -> str:
+        """Ask for the current bundle to be released again with today's environment: a releaseId."""
+        answer = self._write("deployments/redeploy", {"deployId": deploy_id})
+        return _required(answer, "releaseId")
 
     def releases(self, deploy_id: str) -> list[dict[str, Any]]:
         """The site's releases, latest first."""

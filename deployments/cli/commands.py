@@ -21,7 +21,7 @@ from deployments.cli import shipping, validation
 from deployments.cli.bundle import Bundle, UnableToReadBundle, open_bundle
 from deployments.cli.client import Client, RefusedByServer, UnableToReachServer
 from deployments.cli.configuration import UnableToFindServer, find_server
-from deployments.cli.display import Terminal
+from deployments.cli.display import Terminal, local_time
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -240,16 +240,21 @@ def _show_site(site: dict[str, Any], gateway: dict[str, Any] | None, terminal: T
         "Deploy id": site.get("deployId"),
         "Status": site.get("status"),
         "Mode": site.get("mode"),
-        "Deployed at": site.get("deployedAt"),
+        "Deployed at": _local(site.get("deployedAt")),
+        "Last deploy failed": site.get("failure"),
     }
     if gateway and gateway.get("exists"):
         facts["Gateway key"] = f"{gateway.get('keyPrefix')}..."
         facts["Gateway"] = gateway.get("baseUrl")
-        facts["Key made at"] = gateway.get("createdAt")
-        facts["Key last used"] = gateway.get("lastUsedAt") or "never"
+        facts["Key made at"] = _local(gateway.get("createdAt"))
+        facts["Key last used"] = _local(gateway.get("lastUsedAt")) or "never"
     elif gateway is not None:
         facts["Gateway key"] = "none yet; make one with: deploy --provision"
     terminal.facts("Site", facts)
+
+
+def _local(timestamp: object) -> str:
+    return local_time(timestamp) if timestamp else ""
 
 
 @main.command()
@@ -311,7 +316,7 @@ class _LogReader:
         # Only what the latest poll covered can come again.
         self._shown = counted | Counter({key: self._shown[key] for key in counted})
         if answer.get("hasMore"):
-            self._terminal.say("There are more lines than the server gives at once.")
+            self._terminal.say("There are more lines than these; ask for fewer --minutes.")
         return is_any_shown
 
     def _show_notice(self, notice: str) -> bool:

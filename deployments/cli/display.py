@@ -95,6 +95,11 @@ class Terminal:
         if not self._quiet:
             self._notes.print(clean(text), style="dim")
 
+    def warn(self, text: str) -> None:
+        """A line that must not be overlooked, on standard error."""
+        line = Text("warning: ", style=STYLES[Level.WARNING])
+        self._notes.print(line.append(clean(text), style="default"))
+
     def fail(self, text: str, hint: str = "") -> None:
         """What went wrong, and what to do about it."""
         self._notes.print(Text("Error: ", style="bold red").append(clean(text), style="default"))

@@ -27,17 +27,24 @@ class Narrator(Protocol):
     def say(self, text: str) -> None:
         """One line."""
 
+    def warn(self, text: str) -> None:
+        """One line that must not be overlooked."""
+
     def progress(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """A step of `total` bytes; the callable takes the bytes done since its last call."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A site's gateway key without its secret. `is_new` means it was made just now."""
+    """A site's gateway key without its secret. `is_new` means it was made just now.
+
+    `warnings` are the server's, for instance that the app's own variables bypass the gateway.
+    """
 
     prefix: str
     base_url: str
     is_new: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Shipped:
                 "keyPrefix": self.key.prefix,
                 "baseUrl": self.key.base_url,
                 "isNew": self.key.is_new,
+                "warnings": list(self.key.warnings),
             }
         return answer
 
@@ -92,11 +100,15 @@ def provision(client: Client, deploy_id: str, narrator: Narrator) -> Key:
     release with the key answers requests. Raises UnableToActivate and what `Client` raises.
     """
     answer = client.provision(deploy_id)
+    warnings = answer.get("warnings")
     key = Key(
         prefix=key_prefix(str(answer.get("apiKey") or "")),
         base_url=str(answer.get("baseUrl") or ""),
         is_new=answer.get("isNew") is not False,
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
     )
+    for warning in key.warnings:
+        narrator.warn(warning)
     if key.is_new:
         narrator.say(f"Gateway key {key.prefix}... made. Redeploying, so that the app has it ...")
         redeploy(client, deploy_id)
@@ -116,32 +128,26 @@ def redeploy(
 
     Raises UnableToActivate when it fails or takes longer than ACTIVATION_SECONDS_MAX.
     """
-    known = {_release_id(row) for row in client.releases(deploy_id)}
-    client.redeploy(deploy_id)
+    release_id = client.redeploy(deploy_id)
     deadline = clock() + ACTIVATION_SECONDS_MAX
     while clock() < deadline:
-        for row in client.releases(deploy_id):
-            if _release_id(row) not in known and _is_active(row):
-                return
+        if any(_is_released(row, release_id) for row in client.releases(deploy_id)):
+            return
         pause(POLL_SECONDS)
     raise UnableToActivate(
-        f"The new release of {deploy_id} was not active after {ACTIVATION_SECONDS_MAX:.0f} s. "
+        f"Release {release_id} of {deploy_id} was not active after {ACTIVATION_SECONDS_MAX:.0f} s. "
         "It may still become so: look at `info`, and at the server's own log."
     )
 
 
-def _release_id(row: dict[str, Any]) -> str:
-    return str(row.get("releaseId") or row.get("id") or "")
-
-
-def _is_active(row: dict[str, Any]) -> bool:
-    """Whether this release answers requests. Raises UnableToActivate when it never will."""
-    status = str(row.get("status") or "").upper()
-    if status == "FAILED":
-        reason = row.get("failure") or row.get("message") or "no reason given"
-        raise UnableToActivate(f"The redeploy failed: {reason}")
-    # A release may be replaced before it is seen active: it was so in between.
-    return status in ("ACTIVE", "SUPERSEDED")
+def _is_released(row: dict[str, Any], release_id: str) -> bool:
+    """Whether this is the release and it answers requests. Raises UnableToActivate if it failed."""
+    if row.get("releaseId") != release_id:
+        return False
+    if row.get("status") == "failed":
+        raise UnableToActivate(f"The redeploy failed: {row.get('failure') or 'no reason given'}")
+    # A later deploy may replace the release before it is seen active; it was so in between.
+    return row.get("status") in ("active", "superseded")
 
 
 def key_prefix(secret: str) -> str:
