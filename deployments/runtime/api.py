@@ -1,0 +1,202 @@
+"""The AWS Lambda Runtime API of one instance, on a unix socket of its own.
+
+Owns the wire: paths, headers and the streaming format, as documented in "Using the Lambda runtime
+API" and "Building a custom runtime" (response streaming). One instance, one socket: an instance
+cannot take another's invocations. Must not know how the instance was started.
+"""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientError, web
+
+from deployments.runtime import events
+from deployments.runtime.driver import (
+    MEBIBYTE,
+    RESPONSE_BYTES_MAX,
+    STREAMED_BYTES_MAX,
+    Chunk,
+    Failed,
+    Failure,
+    Head,
+)
+from deployments.runtime.invocation import Invocation
+
+VERSION = "/2018-06-01/runtime"
+INTEGRATION_RESPONSE = "application/vnd.awslambda.http-integration-response"
+PRELUDE_END = b"\0" * 8
+PRELUDE_BYTES_MAX = 64 * 1024
+ERROR_BYTES_MAX = 256 * 1024
+
+
+class RuntimeApi:
+    """Serves one instance. `ready` is set while the instance waits for an invocation."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self.socket_path = socket_path
+        self.ready = asyncio.Event()
+        self.init_error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.current: Invocation | None = None
+        self._waiting: asyncio.Queue[Invocation] = asyncio.Queue(maxsize=1)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen on the socket."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get(f"{VERSION}/invocation/next", self._next),
+                web.post(f"{VERSION}/invocation/{{id}}/response", self._response),
+                web.post(f"{VERSION}/invocation/{{id}}/error", self._error),
+                web.post(f"{VERSION}/init/error", self._init_error),
+            ]
+        )
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=0.1, keepalive_timeout=3600
+        )
+        await self._runner.setup()
+        await web.UnixSite(self._runner, str(self.socket_path)).start()
+
+    async def close(self) -> None:
+        """Stop listening and drop the connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def deliver(self, invocation: Invocation) -> None:
+        """Queue an invocation for the instance's next `next`."""
+        self.current = invocation
+        self.ready.clear()
+        self._waiting.put_nowait(invocation)
+
+    async def _next(self, _: web.Request) -> web.Response:
+        if self._waiting.empty():
+            self.ready.set()
+        invocation = await self._waiting.get()
+        invocation.delivered = True
+        return web.Response(
+            body=invocation.event,
+            content_type="application/json",
+            headers={
+                "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
+                "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
+            },
+        )
+
+    def _invocation(self, request: web.Request) -> Invocation:
+        """The running invocation the request is about; another id is an error of the runtime."""
+        current = self.current
+        if current is None or current.request_id != request.match_info["id"]:
+            raise web.HTTPBadRequest(text=json.dumps({"errorType": "InvalidRequestID"}))
+        return current
+
+    async def _response(self, request: web.Request) -> web.Response:
+        invocation = self._invocation(request)
+        if request.headers.get("Lambda-Runtime-Function-Response-Mode", "").lower() == "streaming":
+            invocation.streamed = True
+            failed = await _forward_stream(request, invocation)
+        else:
+            failed = await _forward_buffered(request, invocation)
+        if failed is None:
+            invocation.complete()
+            return web.Response(status=202)
+        invocation.fail(failed)
+        return web.Response(status=413, text=failed.message)
+
+    async def _error(self, request: web.Request) -> web.Response:
+        invocation = self._invocation(request)
+        invocation.fail(Failed(Failure.HANDLER, await _error_text(request)))
+        return web.Response(status=202)
+
+    async def _init_error(self, request: web.Request) -> web.Response:
+        if not self.init_error.done():
+            self.init_error.set_result(await _error_text(request))
+        return web.Response(status=202)
+
+
+async def _error_text(request: web.Request) -> str:
+    """The stack of a reported error, or what there is of it."""
+    raw = await request.content.read(ERROR_BYTES_MAX)
+    try:
+        error: Any = json.loads(raw)
+    except ValueError:
+        error = None
+    if not isinstance(error, dict):
+        return raw.decode("utf-8", "replace")
+    stack = error.get("stackTrace")
+    lines = [str(line) for line in stack] if isinstance(stack, list) else []
+    message = f"{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}"
+    return "\n".join(lines if lines and message.split("\n")[0] in lines[0] else [message, *lines])
+
+
+async def _forward_buffered(request: web.Request, invocation: Invocation) -> Failed | None:
+    raw = bytearray()
+    async for data in request.content.iter_any():
+        raw += data
+        if len(raw) > RESPONSE_BYTES_MAX:
+            return Failed(
+                Failure.RESPONSE,
+                f"The response is larger than {RESPONSE_BYTES_MAX // MEBIBYTE} MB: stream it, "
+                "or hand out a link.",
+            )
+    try:
+        head, body = events.response_of(bytes(raw))
+    except events.UnableToAnswer as error:
+        return Failed(Failure.RESPONSE, f"The handler's answer is not valid: {error}")
+    await invocation.put(replace(head, length=len(body)))
+    if body:
+        await invocation.put(Chunk(body))
+    return None
+
+
+async def _forward_stream(request: web.Request, invocation: Invocation) -> Failed | None:
+    """Head, then every chunk as it comes. A connection that breaks is a failed stream."""
+    try:
+        rest = await _forward_prelude(request, invocation)
+        total = len(rest)
+        wanted = not rest or await invocation.put(Chunk(rest))
+        async for data in request.content.iter_any():
+            total += len(data)
+            if total > STREAMED_BYTES_MAX:
+                return Failed(
+                    Failure.RESPONSE,
+                    f"The streamed response is larger than {STREAMED_BYTES_MAX // MEBIBYTE} MB.",
+                )
+            wanted = wanted and await invocation.put(Chunk(data))
+            if not wanted:
+                break
+    except events.UnableToAnswer as error:
+        return Failed(Failure.RESPONSE, f"The stream's head is not valid: {error}")
+    except (OSError, ClientError, web.RequestPayloadError):
+        return Failed(Failure.HANDLER, "The response stream broke off.")
+    if not wanted and request.transport is not None:
+        # The function learns that the visitor is gone: its stream closes.
+        request.transport.close()
+    return None
+
+
+async def _forward_prelude(request: web.Request, invocation: Invocation) -> bytes:
+    """Put the head; returns the data that came with it. Raises UnableToAnswer."""
+    content_type = request.headers.get("Content-Type", "application/octet-stream")
+    if not content_type.startswith(INTEGRATION_RESPONSE):
+        await invocation.put(Head(200, (("content-type", content_type),)))
+        return b""
+    raw = bytearray()
+    async for data in request.content.iter_any():
+        raw += data
+        prelude, found, rest = bytes(raw).partition(PRELUDE_END)
+        if found:
+            await invocation.put(_prelude_head(prelude))
+            return rest
+        if len(raw) > PRELUDE_BYTES_MAX:
+            break
+    raise events.UnableToAnswer("The metadata before the stream is incomplete or over 64 KB.")
+
+
+def _prelude_head(prelude: bytes) -> Head:
+    try:
+        return events.head_of(json.loads(prelude))
+    except ValueError:
+        raise events.UnableToAnswer("The metadata before the stream is not JSON.") from None

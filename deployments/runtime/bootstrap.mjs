@@ -1,0 +1,259 @@
+// The JavaScript side of the runtime: takes invocations from the Runtime API on a unix socket,
+// runs the function's handler, and sends back what it answers. Follows AWS Lambda's Node.js
+// runtime in what a handler can see; knows nothing of the server beyond the socket.
+import http from "node:http";
+import path from "node:path";
+import { AsyncLocalStorage } from "node:async_hooks";
+import { Writable } from "node:stream";
+import { pathToFileURL } from "node:url";
+import { format } from "node:util";
+
+const { AIG_RUNTIME_SOCKET: socketPath, AIG_ENTRY: entry } = process.env;
+delete process.env.AIG_RUNTIME_SOCKET;
+delete process.env.AIG_ENTRY;
+
+const BASE = "/2018-06-01/runtime";
+const STREAMING = Symbol.for("aws.lambda.runtime.handler.streaming");
+const INTEGRATION_RESPONSE = "application/vnd.awslambda.http-integration-response";
+const invocations = new AsyncLocalStorage();
+const agent = new http.Agent({ keepAlive: true });
+let running = null; // id of the invocation in progress
+
+// --- Life and death ---------------------------------------------------------------------------
+// The server holds our stdin open: its end means the server is gone.
+process.stdin.on("end", () => process.exit(0)).on("error", () => process.exit(0));
+process.stdin.resume();
+
+// --- Console ----------------------------------------------------------------------------------
+const write = process.stdout.write.bind(process.stdout);
+
+function log(level, values) {
+  const message = (level ? `${level} ` : "") + format(...values);
+  write(`\x1e${JSON.stringify({ r: invocations.getStore() ?? running ?? "", m: message.slice(0, 16384) })}\n`);
+}
+for (const [method, level] of [["log", ""], ["info", ""], ["debug", ""], ["warn", "WARN"], ["error", "ERROR"]]) {
+  console[method] = (...values) => log(level, values);
+}
+console.trace = (...values) => log("", [new Error(format(...values)).stack.replace("Error", "Trace")]);
+
+// --- Runtime API ------------------------------------------------------------------------------
+function call(method, url, { body, headers = {} } = {}) {
+  return new Promise((resolve, reject) => {
+    const request = http.request({ socketPath, agent, method, path: BASE + url, headers }, (response) => {
+      const chunks = [];
+      response.on("data", (chunk) => chunks.push(chunk));
+      response.on("end", () =>
+        resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(chunks).toString() }),
+      );
+      response.on("error", reject);
+    });
+    request.on("error", reject);
+    request.end(body);
+  });
+}
+
+function describe(error, hint = "") {
+  const isError = error instanceof Error;
+  const errorMessage = (isError ? error.message : format(error)) + hint;
+  const errorType = isError ? error.name : typeof error;
+  const stack = isError ? String(error.stack ?? "").split("\n").slice(1) : [];
+  const stackTrace = [`${errorType}: ${errorMessage}`, ...stack.filter((line) => /^\s+at /.test(line))];
+  return JSON.stringify({ errorType, errorMessage, stackTrace });
+}
+
+function report(error, hint) {
+  const url = running ? `/invocation/${running}/error` : "/init/error";
+  return call("POST", url, { body: describe(error, hint), headers: { "Content-Type": "application/json" } });
+}
+
+async function die(error) {
+  try {
+    // Between invocations nobody waits for the report; the log must still tell.
+    if (started && !running) console.error(error);
+    else await Promise.race([report(error), new Promise((resolve) => setTimeout(resolve, 1000))]);
+  } finally {
+    process.exit(1);
+  }
+}
+let started = false;
+process.on("uncaughtException", die);
+process.on("unhandledRejection", die);
+
+// --- Streaming --------------------------------------------------------------------------------
+class ResponseStream extends Writable {
+  #id;
+  #contentType = "application/octet-stream";
+  #request = null;
+  answered; // settles once the server has taken the whole stream
+
+  constructor(id) {
+    super({ highWaterMark: 64 * 1024 });
+    this.#id = id;
+  }
+  get opened() {
+    return this.#request !== null;
+  }
+  setContentType(contentType) {
+    this.#contentType = contentType;
+  }
+  #open() {
+    if (this.#request) return;
+    this.#request = http.request({
+      socketPath,
+      method: "POST",
+      path: `${BASE}/invocation/${this.#id}/response`,
+      headers: {
+        "Content-Type": this.#contentType,
+        "Lambda-Runtime-Function-Response-Mode": "streaming",
+        "Transfer-Encoding": "chunked",
+      },
+    });
+    this.answered = new Promise((resolve) => {
+      this.#request.on("response", (response) => response.resume().on("close", resolve));
+      // The visitor left, or the server refused the stream.
+      this.#request.on("error", (error) => (this.destroy(error), resolve()));
+      this.#request.on("close", () => (this.writableFinished || this.destroy(), resolve()));
+    });
+    this._onBeforeFirstWrite?.((chunk) => this.#request.write(chunk));
+  }
+  _write(chunk, encoding, done) {
+    this.#open();
+    this.#request.write(chunk, encoding, done);
+  }
+  _final(done) {
+    this.#open();
+    this.#request.end(done);
+  }
+  _destroy(error, done) {
+    if (error) this.#request?.destroy();
+    done(error);
+  }
+}
+
+globalThis.awslambda = {
+  streamifyResponse(handler) {
+    handler[STREAMING] = "response";
+    return handler;
+  },
+  HttpResponseStream: class HttpResponseStream {
+    static from(stream, prelude) {
+      stream.setContentType(INTEGRATION_RESPONSE);
+      stream._onBeforeFirstWrite = (send) => {
+        send(JSON.stringify(prelude ?? {}));
+        send(Buffer.alloc(8));
+      };
+      return stream;
+    }
+  },
+};
+
+// --- The function -----------------------------------------------------------------------------
+class MissingHandler extends Error {
+  name = "Runtime.HandlerNotFound";
+}
+
+function looksLikeServer(candidate) {
+  return typeof candidate === "function" && /^[^{=]*\(?\s*req(uest)?\s*,\s*res(ponse)?\b/.test(String(candidate));
+}
+const SERVER_HINT =
+  " It looks like an HTTP handler (req, res); a function gets (event, context) and returns" +
+  " {statusCode, headers, body}.";
+
+async function load() {
+  const exports = await import(pathToFileURL(path.join(process.env.LAMBDA_TASK_ROOT, entry)));
+  const handler = exports.handler ?? exports.default?.handler;
+  if (typeof handler === "function") return handler;
+  const cjs = exports.default && typeof exports.default === "object" ? Object.keys(exports.default) : [];
+  const names = [...new Set([...Object.keys(exports), ...cjs])].filter((name) => name !== "module.exports");
+  const hint = [exports.default, exports.handler].some(looksLikeServer) ? SERVER_HINT : "";
+  throw new MissingHandler(
+    `${entry} does not export a function called 'handler'; it exports: ${names.join(", ") || "nothing"}.${hint}`,
+  );
+}
+
+function loadHint(error) {
+  if (error?.code === "ERR_MODULE_NOT_FOUND" || error?.code === "MODULE_NOT_FOUND")
+    return "\nBundle your dependencies into the function: nothing is installed for it" +
+      " (for example: esbuild index.ts --bundle --platform=node --outfile=index.js).";
+  return "";
+}
+
+function contextOf(id, deadline, settle) {
+  const env = process.env;
+  const name = env.AWS_LAMBDA_FUNCTION_NAME;
+  return {
+    callbackWaitsForEmptyEventLoop: true,
+    functionName: name,
+    functionVersion: env.AWS_LAMBDA_FUNCTION_VERSION,
+    memoryLimitInMB: env.AWS_LAMBDA_FUNCTION_MEMORY_SIZE,
+    awsRequestId: id,
+    invokedFunctionArn: `arn:aws:lambda:local:000000000000:function:${name}`,
+    logGroupName: env.AWS_LAMBDA_LOG_GROUP_NAME,
+    logStreamName: env.AWS_LAMBDA_LOG_STREAM_NAME,
+    getRemainingTimeInMillis: () => Math.max(0, deadline - Date.now()),
+    done: (error, value) => settle(error, value),
+    succeed: (value) => settle(null, value),
+    fail: (error) => settle(error ?? new Error("The handler failed without an error.")),
+  };
+}
+
+// Async handlers, callback handlers and plain synchronous ones all become one promise.
+function run(handler, event, id, deadline) {
+  return new Promise((resolve, reject) => {
+    const settle = (error, value) => (error ? reject(error) : resolve(value));
+    const result = handler(event, contextOf(id, deadline, settle), settle);
+    if (typeof result?.then === "function") result.then(resolve, reject);
+    else if (result !== undefined || handler.length < 2) resolve(result);
+  });
+}
+
+async function answer(handler, event, id, deadline) {
+  const value = await run(handler, event, id, deadline);
+  const body = JSON.stringify(value === undefined ? null : value) ?? "null";
+  const { status } = await call("POST", `/invocation/${id}/response`, {
+    body,
+    headers: { "Content-Type": "application/json" },
+  }).catch(() => ({ status: 0 })); // refused half way: the server knows why and has logged it
+  return status;
+}
+
+async function stream(handler, event, id, deadline) {
+  const response = new ResponseStream(id);
+  response.on("error", () => {}); // a visitor who left is no crash
+  const closed = new Promise((resolve) => response.on("close", resolve));
+  try {
+    await handler(event, response, contextOf(id, deadline, () => {}));
+    await closed; // the handler may have left a pipe running
+  } catch (error) {
+    if (!response.destroyed) await report(error);
+    response.destroy(error instanceof Error ? error : new Error(format(error)));
+  }
+  await response.answered;
+}
+
+async function main() {
+  let handler;
+  try {
+    handler = await load();
+  } catch (error) {
+    await report(error, loadHint(error));
+    process.exit(1);
+  }
+  started = true;
+  for (;;) {
+    const next = await call("GET", "/invocation/next").catch(() => process.exit(0));
+    const id = next.headers["lambda-runtime-aws-request-id"];
+    const deadline = Number(next.headers["lambda-runtime-deadline-ms"]);
+    running = id;
+    await invocations.run(id, async () => {
+      try {
+        await (handler[STREAMING] ? stream : answer)(handler, JSON.parse(next.body), id, deadline);
+      } catch (error) {
+        await report(error, error instanceof TypeError && looksLikeServer(handler) ? SERVER_HINT : "");
+      }
+    });
+    running = null;
+  }
+}
+
+await main();

@@ -1,0 +1,217 @@
+"""HTTP request -> Lambda event, and Lambda result -> status, headers and body.
+
+Pure. The event carries both versions of API Gateway's event, because functions in the wild read
+either. Formats: "Working with AWS Lambda proxy integrations for HTTP APIs" (payload 2.0, and the
+rules by which a result without `statusCode` becomes a 200).
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from deployments.runtime.driver import Head
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# The console's own cookies. A browser may send them to a site on a sibling domain.
+CONSOLE_COOKIES = frozenset({"sessionid", "csrftoken", "__Host-session", "__Host-csrf"})
+FORWARDED = frozenset(
+    {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"}
+)
+
+
+class UnableToAnswer(Exception):
+    """The function's result is not a valid response."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parts of an HTTP request a function gets to see."""
+
+    method: str
+    raw_path: str  # percent-encoded
+    query: str
+    headers: Sequence[tuple[str, str]]  # lower-case names, in the order received
+    body: bytes
+    scheme: str
+    host: str
+    client: str
+    protocol: str  # "HTTP/1.1"
+
+
+def _cookies(header: str) -> list[str]:
+    """The cookies of a Cookie header that are the site's own."""
+    cookies = (cookie.strip() for cookie in header.split(";"))
+    return [cookie for cookie in cookies if cookie and cookie.split("=")[0] not in CONSOLE_COOKIES]
+
+
+def _headers(request: Request) -> tuple[dict[str, str], list[str]]:
+    """End-to-end headers joined by name, and the cookies."""
+    named = {
+        name.strip().lower()
+        for header, value in request.headers
+        if header == "connection"
+        for name in value.split(",")
+    }
+    dropped = HOP_BY_HOP | FORWARDED | named | {"cookie"}
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    for name, value in request.headers:
+        if name == "cookie":
+            cookies += _cookies(value)
+        elif name not in dropped:
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+    if cookies:
+        headers["cookie"] = "; ".join(cookies)
+    headers["x-forwarded-for"] = request.client
+    headers["x-forwarded-proto"] = request.scheme
+    headers["x-forwarded-host"] = request.host
+    return headers, cookies
+
+
+def _body(body: bytes) -> tuple[str | None, bool]:
+    """The body as text, or base64 (True) when it is not UTF-8; None when there is none."""
+    if not body:
+        return None, False
+    try:
+        return body.decode(), False
+    except UnicodeDecodeError:
+        return base64.b64encode(body).decode(), True
+
+
+def event_of(request: Request, *, request_id: str, at: datetime) -> bytes:
+    """The JSON event of a request received at `at`."""
+    headers, cookies = _headers(request)
+    body, is_base64 = _body(request.body)
+    parameters: dict[str, str] = {}
+    for name, value in parse_qsl(request.query, keep_blank_values=True):
+        parameters[name] = f"{parameters[name]},{value}" if name in parameters else value
+    event = {
+        "version": "2.0",
+        "routeKey": "$default",
+        "httpMethod": request.method,
+        "path": request.raw_path,
+        "rawPath": request.raw_path,
+        "rawQueryString": request.query,
+        "headers": headers,
+        "cookies": cookies,
+        "queryStringParameters": parameters or None,
+        "body": body,
+        "isBase64Encoded": is_base64,
+        "requestContext": {
+            "requestId": request_id,
+            "stage": "$default",
+            "timeEpoch": int(at.timestamp() * 1000),
+            "domainName": request.host,
+            "http": {
+                "method": request.method,
+                "path": request.raw_path,
+                "protocol": request.protocol,
+                "sourceIp": request.client,
+                "userAgent": headers.get("user-agent", ""),
+            },
+        },
+    }
+    return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def response_of(result: bytes) -> tuple[Head, bytes]:
+    """Head and body of what a handler returned, as JSON. Raises UnableToAnswer."""
+    try:
+        value = json.loads(result)
+    except ValueError:
+        raise UnableToAnswer("The handler's result is not JSON.") from None
+    if not isinstance(value, dict) or "statusCode" not in value:
+        body = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return Head(200, (("content-type", "application/json"),)), body.encode("utf-8", "replace")
+    return head_of(value), _response_body(value)
+
+
+def _response_body(value: dict[str, Any]) -> bytes:
+    body = value.get("body")
+    if body is None:
+        return b""
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    if not value.get("isBase64Encoded"):
+        return text.encode("utf-8", "replace")
+    try:
+        return base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        raise UnableToAnswer("isBase64Encoded is true, but body is not base64.") from None
+
+
+def head_of(value: Any) -> Head:
+    """Status and headers of a result, or of the prelude of a stream. Raises UnableToAnswer."""
+    if not isinstance(value, dict):
+        raise UnableToAnswer("The response's metadata is not an object.")
+    try:
+        status = int(value.get("statusCode", 200))
+    except (TypeError, ValueError):
+        status = 0
+    if not 200 <= status <= 599:
+        raise UnableToAnswer(
+            f"statusCode must be a number from 200 to 599, not {value.get('statusCode')!r}."
+        )
+    merged = _pairs(value, "headers") | _pairs(value, "multiValueHeaders")
+    headers = [
+        (name, _text(each))
+        for name, item in merged.items()
+        for each in (item if isinstance(item, list) else [item])
+        if each is not None
+    ]
+    cookies = value.get("cookies")
+    if isinstance(cookies, list):
+        headers += [("set-cookie", str(cookie)) for cookie in cookies]
+    return Head(status, tuple(_end_to_end(headers)))
+
+
+def _pairs(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """The headers under `key`, names in lower case."""
+    headers = value.get(key)
+    if headers is None:
+        return {}
+    if not isinstance(headers, dict):
+        raise UnableToAnswer(f"{key} must be an object.")
+    return {str(name).lower(): item for name, item in headers.items()}
+
+
+def _text(value: Any) -> str:
+    """JavaScript's idea of a header value as text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _end_to_end(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers a function may set: end to end, cookies only for its own host."""
+    kept = []
+    for name, value in headers:
+        if name in HOP_BY_HOP or name == "content-length":
+            continue
+        if name == "set-cookie":
+            if value.split("=")[0].strip() in CONSOLE_COOKIES:
+                continue
+            value = _own_cookie(value)
+        kept.append((name, value))
+    return kept
+
+
+def _own_cookie(cookie: str) -> str:
+    """The Set-Cookie without Domain: it stays on the site's own host."""
+    first, *attributes = cookie.split(";")
+    kept = [each for each in attributes if each.split("=")[0].strip().lower() != "domain"]
+    return ";".join([first, *kept])
