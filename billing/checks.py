@@ -198,7 +198,11 @@ def _costs_compute_again(books: _Books, report: Report) -> None:
     count = 0
     for record in books.records.iterator(chunk_size=2000):
         count += 1
-        cost = pricing.cost_nanos(prices[record.price_version_id], usage.usage_of(record))
+        try:
+            cost = pricing.cost_nanos(prices[record.price_version_id], usage.usage_of(record))
+        except pricing.UnpricedBucket as error:
+            report.differences.append(f"Call {record.request_id}: no price for {error} tokens.")
+            continue
         if cost != record.cost_nanos:
             report.differences.append(
                 f"Call {record.request_id}: recorded cost {record.cost_nanos}, computed {cost}."

@@ -75,7 +75,7 @@ def import_from_genai_prices(provider: str, model: str, at: datetime) -> Quote:
     `gpt-5.2`), and which of dated or time-of-day prices is valid. Batch and priority prices are
     not taken: the gateway buys neither.
     """
-    snapshot = data_snapshot._bundled_snapshot()
+    snapshot = data_snapshot.get_snapshot()
     try:
         _, entry = snapshot.find_provider_model(model, None, provider, None)
     except LookupError:

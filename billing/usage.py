@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db.models import Count, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
-from billing import money, pricing
+from billing import ledger, money, pricing
 from billing.models import UsageRecord
 from orgs.models import Organization
 
@@ -99,6 +99,11 @@ class Explanation:
         return self.exact_dollars != money.dollars_from_nanos(self.cost_nanos)
 
 
+def balance(organization: Organization) -> ledger.Balance:
+    """What the organization has, what calls in flight hold of it, and what it may still spend."""
+    return ledger.balance(organization)
+
+
 def summary(
     organization: Organization,
     start: datetime,
@@ -116,13 +121,9 @@ def per_day(
     deployment_id: int | None = None,
 ) -> list[DayTotals]:
     """Totals of each day with calls, oldest first; days are UTC."""
-    found = (
-        _in_period(organization, start, end, deployment_id)
-        .annotate(day=TruncDate("started_at", tzinfo=UTC))
-        .values("day")
-        .annotate(**_sums())
-        .order_by("day")
-    )
+    records = _in_period(organization, start, end, deployment_id)
+    by_day = _grouped(records.annotate(day=TruncDate("started_at", tzinfo=UTC)), "day")
+    found = by_day.order_by("day")
     return [DayTotals(row["day"], _totals(row)) for row in found]
 
 
@@ -133,12 +134,8 @@ def per_model(
     deployment_id: int | None = None,
 ) -> list[ModelTotals]:
     """Totals of each model asked for, dearest first."""
-    found = (
-        _in_period(organization, start, end, deployment_id)
-        .values("model_requested")
-        .annotate(**_sums())
-        .order_by("-sum_cost_nanos", "model_requested")
-    )
+    by_model = _grouped(_in_period(organization, start, end, deployment_id), "model_requested")
+    found = by_model.order_by("-sum_cost_nanos", "model_requested")
     return [ModelTotals(row["model_requested"], _totals(row)) for row in found]
 
 
@@ -146,12 +143,10 @@ def per_deployment(
     organization: Organization, start: datetime, end: datetime
 ) -> list[DeploymentTotals]:
     """Totals of each deployment, dearest first."""
-    found = (
-        _in_period(organization, start, end, None)
-        .values("deployment_id", "deploy_id")
-        .annotate(**_sums())
-        .order_by("-sum_cost_nanos", "deploy_id")
+    by_deployment = _grouped(
+        _in_period(organization, start, end, None), "deployment_id", "deploy_id"
     )
+    found = by_deployment.order_by("-sum_cost_nanos", "deploy_id")
     return [DeploymentTotals(row["deployment_id"], row["deploy_id"], _totals(row)) for row in found]
 
 
@@ -223,6 +218,11 @@ TOTALLED = tuple(name for name in Totals.__dataclass_fields__ if name != "calls"
 
 def _sums() -> dict[str, Any]:
     return {"calls": Count("call_id"), **{f"sum_{name}": Sum(name) for name in TOTALLED}}
+
+
+def _grouped(records: "QuerySet[UsageRecord]", *by: str) -> Any:
+    """One row (a dict of `by` and the sums) per group."""
+    return records.order_by().values(*by).annotate(**_sums())
 
 
 def _totals(row: dict[str, Any]) -> Totals:
