@@ -6,6 +6,7 @@ classes. No secret here is stored in the clear, and none is ever shown in the ad
 
 from typing import ClassVar
 
+from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -66,8 +67,17 @@ class ProviderCredential(models.Model):
         max_length=40, choices=[(name, row.label) for name, row in PROVIDERS.items()]
     )
     name = models.CharField(max_length=120)
-    base_url = models.URLField(
-        blank=True, help_text="Leave empty for the provider's own address.", max_length=300
+    # Not a URLField, which refuses host names without a dot: an upstream may be a machine nearby.
+    base_url = models.CharField(
+        max_length=300,
+        blank=True,
+        validators=[
+            RegexValidator(
+                r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
+                "Give an http(s) address without a query, such as https://api.openai.com/v1.",
+            )
+        ],
+        help_text="Leave empty for the provider's own address.",
     )
     api_key_sealed = models.TextField(blank=True, editable=False)
     api_key_hint = models.CharField(max_length=8, blank=True, editable=False)
