@@ -28,6 +28,7 @@ from orgs.models import Organization
 
 OVERVIEW_DAYS = 30
 RECENT_CALLS = 8
+MODELS_SHOWN = 6
 # What the owner may choose when rotating, in seconds.
 GRACES = {0: "stops working at once", 3600: "works for 1 hour more", 86_400: "works for 24 hours more"}
 SERVED_WITHOUT_ACCOUNT = "local"
@@ -49,14 +50,16 @@ def overview(request: ConsoleRequest) -> HttpResponse:
     """Balance, spend and the latest calls at one glance; a quick start for those without calls."""
     now = timezone.now()
     organization = request.organization
-    days = usage.per_day(organization, days=OVERVIEW_DAYS, at=now)
-    models = usage.per_model(organization, days=OVERVIEW_DAYS, at=now)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    first = midnight - timedelta(days=OVERVIEW_DAYS - 1)
     context = {
         "balance": usage.balance(organization),
-        "today": days[-1],
-        "month": usage.summary(organization, days=OVERVIEW_DAYS, at=now),
-        "days": days,
-        "models": models,
+        "today": usage.summary(organization, midnight, now),
+        "month": usage.summary(organization, first, now),
+        "days": usage.per_day(organization, first, now),
+        "first_day": first.date(),
+        "last_day": now.date(),
+        "models": usage.per_model(organization, first, now)[:MODELS_SHOWN],
         "calls": usage.calls(organization, limit=RECENT_CALLS),
         "is_unisolated": settings.FUNCTION_DRIVER == "local-plain",
         "exposed_keys": _working_keys(now).filter(

@@ -1,15 +1,76 @@
-"""Template context of the console: which organization the page is about, and what it offers."""
+"""What every console page stands on: who looks, at which organization, and what they may do.
 
-from typing import Any
+Owns the guards of console views and the template context they feed. Must know nothing of what the
+pages show.
+"""
 
-from django.http import HttpRequest
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase
+from django.views.decorators.cache import never_cache
+from django_htmx.middleware import HtmxDetails
+
+from orgs import access
+from orgs.models import Membership, Organization, User
+
+Arguments = ParamSpec("Arguments")
+
+
+class ConsoleRequest(HttpRequest):
+    """A request of a member: what `member_page` adds to it."""
+
+    user: User
+    htmx: HtmxDetails
+    membership: Membership
+    memberships: list[Membership]
+    organization: Organization
+
+
+Page = Callable[Concatenate[ConsoleRequest, Arguments], HttpResponseBase]
+RoutedPage = Callable[..., HttpResponseBase]
+
+
+def member_page(page: Page[Arguments]) -> RoutedPage:
+    """Lets members of the organization named in the URL in; others are told it does not exist.
+
+    The page gets no `organization` argument: it reads `request.organization`. Nothing it answers
+    is kept by a browser or proxy, so that logging out ends what can be seen.
+    """
+
+    @never_cache
+    @login_required
+    @wraps(page)
+    def guarded(request: Any, organization: str, **kwargs: Any) -> HttpResponseBase:
+        request.membership = access.require_membership(request.user, organization)
+        request.memberships = access.memberships_of(request.user)
+        request.organization = request.membership.organization
+        return page(request, **kwargs)  # type: ignore[call-arg]
+
+    return guarded
+
+
+def manager_page(page: Page[Arguments]) -> RoutedPage:
+    """Like `member_page`, for what changes something: viewers and billing people get 403."""
+
+    @wraps(page)
+    def managed(request: ConsoleRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.membership.role not in access.MAY_MANAGE:
+            raise PermissionDenied
+        return page(request, *args, **kwargs)
+
+    return member_page(managed)
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """`organization`, `membership` and `memberships` when a console view has set them."""
+    """`organization`, `membership`, `memberships`, `may_manage` when a console page set them."""
     membership = getattr(request, "membership", None)
     return {
         "membership": membership,
         "organization": membership.organization if membership else None,
         "memberships": getattr(request, "memberships", []),
+        "may_manage": membership is not None and membership.role in access.MAY_MANAGE,
     }

@@ -1,0 +1,237 @@
+"""Staff's view of money: balances, movements, prices and calls, all read-only.
+
+The one thing staff can do here is grant credit, which is one call to the ledger. Nothing is edited:
+a mistake gets a further transfer.
+"""
+
+import uuid
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+from unfold.decorators import action
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from billing import ledger, money
+from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Rows that are added by the platform and never by hand."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never; the view permission shows the row."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+
+class GrantForm(forms.Form):
+    """How much credit to give, and why."""
+
+    amount = forms.CharField(
+        label="Amount in US dollars",
+        max_length=32,
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "25.00", "inputmode": "decimal"}),
+    )
+    reason = forms.CharField(
+        max_length=300,
+        widget=UnfoldAdminTextInputWidget(),
+        help_text="Kept with the transfer for ever.",
+    )
+    # Made when the form is shown: sending it twice grants once.
+    idempotency_key = forms.CharField(max_length=120, widget=forms.HiddenInput)
+
+    def clean_amount(self) -> int:
+        """The amount in nano-dollars."""
+        try:
+            nanos = money.nanos_from_dollars(self.cleaned_data["amount"])
+        except money.UnableToReadMoney as error:
+            raise forms.ValidationError(str(error)) from None
+        if nanos <= 0:
+            raise forms.ValidationError("The amount must be above zero.")
+        return nanos
+
+
+@admin.register(LedgerAccount)
+class LedgerAccountAdmin(ReadOnlyAdmin):
+    """Balances. Credit is granted from the page of a CREDITS account."""
+
+    list_display = ("organization", "kind", "posted", "held", "available")
+    list_select_related = ("organization",)
+    list_filter = ("kind",)
+    search_fields = ("organization__name", "organization__slug", "organization__public_id")
+    fields = ("organization", "kind", "allows_overdraft", "posted", "held", "available")
+    actions_detail = ("grant_credit",)
+
+    @admin.display(description="Posted", ordering="credits_posted_nanos")
+    def posted(self, account: LedgerAccount) -> str:
+        """Credits minus debits."""
+        return money.format_dollars(account.posted_nanos)
+
+    @admin.display(description="Held for calls in flight", ordering="debits_pending_nanos")
+    def held(self, account: LedgerAccount) -> str:
+        """Debits that are pending."""
+        return money.format_dollars(account.debits_pending_nanos)
+
+    @admin.display(description="Available")
+    def available(self, account: LedgerAccount) -> str:
+        """Posted minus held."""
+        return money.format_dollars(account.available_nanos)
+
+    def has_grant_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Staff who may add transfers."""
+        return bool(request.user.has_perm("billing.add_transfer"))
+
+    @action(description="Grant credit", url_path="grant-credit", permissions=["grant"])
+    def grant_credit(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        """A form, then one grant to the account's organization."""
+        account = get_object_or_404(
+            LedgerAccount.objects.select_related("organization"), pk=object_id
+        )
+        form = GrantForm(request.POST or None, initial={"idempotency_key": f"grant:{uuid.uuid4()}"})
+        if request.method == "POST" and form.is_valid():
+            try:
+                ledger.grant(
+                    account.organization,
+                    form.cleaned_data["amount"],
+                    reason=form.cleaned_data["reason"],
+                    idempotency_key=form.cleaned_data["idempotency_key"],
+                    created_by=request.user,  # type: ignore[arg-type]
+                    at=timezone.now(),
+                )
+            except ledger.KeyReused:
+                form.add_error(None, "This form granted another amount before. Open it again.")
+            else:
+                amount = money.format_dollars(form.cleaned_data["amount"])
+                self.message_user(
+                    request, f"Granted {amount} to {account.organization}.", messages.SUCCESS
+                )
+                return redirect("admin:billing_ledgeraccount_changelist")
+        context = self.admin_site.each_context(request) | {
+            "title": f"Grant credit to {account.organization}",
+            "form": form,
+            "opts": self.model._meta,
+            "account": account,
+            "available": money.format_dollars(account.available_nanos),
+        }
+        return render(request, "admin/billing/grant_credit.html", context)
+
+
+@admin.register(Transfer)
+class TransferAdmin(ReadOnlyAdmin):
+    """Every movement of money."""
+
+    list_display = ("public_id", "organization", "code", "phase", "amount", "reason", "created_at")
+    list_select_related = ("organization",)
+    list_filter = ("code", "phase")
+    search_fields = ("public_id", "idempotency_key", "organization__name", "organization__slug")
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    fields = (
+        "public_id",
+        "organization",
+        "debit_account",
+        "credit_account",
+        "amount",
+        "phase",
+        "pending_transfer",
+        "code",
+        "reason",
+        "idempotency_key",
+        "created_by",
+        "created_at",
+        "expires_at",
+    )
+
+    @admin.display(description="Amount", ordering="amount_nanos")
+    def amount(self, transfer: Transfer) -> str:
+        """Dollars."""
+        return money.format_dollars(transfer.amount_nanos)
+
+
+@admin.register(PriceVersion)
+class PriceVersionAdmin(ReadOnlyAdmin):
+    """What models cost, from when on."""
+
+    list_display = ("model", "provider", "input_price", "output_price", "effective_at", "source")
+    list_filter = ("provider", "source")
+    search_fields = ("model", "provider")
+    date_hierarchy = "effective_at"
+    fields = ("provider", "model", "rates_in_dollars", "effective_at", "source", "created_at")
+
+    @staticmethod
+    def _first_tier(version: PriceVersion, bucket: str) -> str:
+        tiers = version.rates.get(bucket)
+        return money.format_dollars(tiers[0]["nanos_per_million"]) if tiers else "–"
+
+    @admin.display(description="Input, per million")
+    def input_price(self, version: PriceVersion) -> str:
+        """The first tier of plain input."""
+        return self._first_tier(version, "input")
+
+    @admin.display(description="Output, per million")
+    def output_price(self, version: PriceVersion) -> str:
+        """The first tier of output."""
+        return self._first_tier(version, "output")
+
+    @admin.display(description="Rates, per million tokens")
+    def rates_in_dollars(self, version: PriceVersion) -> str:
+        """Every bucket and tier."""
+        return "; ".join(
+            f"{bucket} above {tier['from_input_tokens']:,} input tokens: "
+            f"{money.format_dollars(tier['nanos_per_million'])}"
+            if tier["from_input_tokens"]
+            else f"{bucket}: {money.format_dollars(tier['nanos_per_million'])}"
+            for bucket, tiers in version.rates.items()
+            for tier in tiers
+        )
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    """Every call of the AI API."""
+
+    list_display = (
+        "request_id",
+        "organization",
+        "deploy_id",
+        "model_requested",
+        "status",
+        "tokens",
+        "cost",
+        "duration_ms",
+        "started_at",
+    )
+    list_select_related = ("organization",)
+    list_filter = ("status", "provider", "usage_source", "is_stream")
+    search_fields = ("request_id", "deploy_id", "model_requested", "upstream_request_id")
+    date_hierarchy = "started_at"
+    show_full_result_count = False
+    exclude = ("cost_nanos", "held_nanos")
+    readonly_fields = ("call_id", "tokens", "cost", "held")
+
+    @admin.display(description="Tokens")
+    def tokens(self, record: UsageRecord) -> str:
+        """All buckets together."""
+        return f"{record.total_tokens:,}"
+
+    @admin.display(description="Cost", ordering="cost_nanos")
+    def cost(self, record: UsageRecord) -> str:
+        """Dollars."""
+        return money.format_dollars(record.cost_nanos)
+
+    @admin.display(description="Held")
+    def held(self, record: UsageRecord) -> str:
+        """Dollars reserved before the call."""
+        return money.format_dollars(record.held_nanos)

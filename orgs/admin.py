@@ -1,0 +1,150 @@
+"""Staff's view of organizations, people and tokens.
+
+Owns permissions and presentation; changes go through the domain functions. Must never show a
+digest or a secret.
+"""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from orgs import tokens
+from orgs.models import Membership, Organization, User, Workspace, WorkspaceToken
+
+# Roles are per organization (Membership); staff have permissions of their own.
+admin.site.unregister(Group)
+
+
+class NewUserForm(UserCreationForm):
+    """A new person is known by e-mail address only."""
+
+    class Meta:
+        model = User
+        fields = ("email",)
+
+
+class MembershipInline(TabularInline):
+    """Who belongs to the organization."""
+
+    model = Membership
+    extra = 0
+    autocomplete_fields = ("user",)
+    readonly_fields = ("created_at",)
+
+
+class WorkspaceInline(TabularInline):
+    """Where the organization deploys from."""
+
+    model = Workspace
+    extra = 0
+    fields = ("name", "public_id", "created_at")
+    readonly_fields = ("public_id", "created_at")
+    show_change_link = True
+    can_delete = False
+
+
+@admin.register(Organization)
+class OrganizationAdmin(ModelAdmin):
+    """Customers, with their members and workspaces."""
+
+    list_display = ("name", "slug", "status", "public_id", "created_at")
+    list_filter = ("status",)
+    search_fields = ("name", "slug", "public_id", "memberships__user__email")
+    prepopulated_fields = {"slug": ("name",)}
+    readonly_fields = ("public_id", "created_at")
+    date_hierarchy = "created_at"
+    inlines = (MembershipInline, WorkspaceInline)
+
+
+@admin.register(Workspace)
+class WorkspaceAdmin(ModelAdmin):
+    """Places to deploy from."""
+
+    list_display = ("name", "organization", "public_id", "created_at")
+    list_select_related = ("organization",)
+    search_fields = ("name", "public_id", "organization__name", "organization__slug")
+    autocomplete_fields = ("organization",)
+    readonly_fields = ("public_id", "created_at")
+
+
+@admin.register(Membership)
+class MembershipAdmin(ModelAdmin):
+    """Roles of people."""
+
+    list_display = ("user", "organization", "role", "created_at")
+    list_select_related = ("user", "organization")
+    list_filter = ("role",)
+    search_fields = ("user__email", "organization__name", "organization__slug")
+    autocomplete_fields = ("user", "organization")
+    readonly_fields = ("created_at",)
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, ModelAdmin):
+    """People. The password field shows how it is hashed, and lets staff set a new one."""
+
+    form = UserChangeForm
+    add_form = NewUserForm
+    change_password_form = AdminPasswordChangeForm
+    ordering = ("email",)
+    list_display = ("email", "first_name", "last_name", "is_active", "is_staff", "last_login")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    search_fields = ("email", "first_name", "last_name")
+    readonly_fields = ("last_login", "date_joined")
+    date_hierarchy = "date_joined"
+    filter_horizontal = ("user_permissions",)
+    fieldsets = (
+        (None, {"fields": ("email", "password", "first_name", "last_name")}),
+        ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "user_permissions")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
+
+
+@admin.register(WorkspaceToken)
+class WorkspaceTokenAdmin(ModelAdmin):
+    """Tokens by prefix. They are made in the console, where their secret is shown once."""
+
+    list_display = ("prefix", "name", "workspace", "created_at", "last_used_at", "revoked_at")
+    list_select_related = ("workspace__organization",)
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    search_fields = ("prefix", "name", "public_id", "workspace__organization__name")
+    date_hierarchy = "created_at"
+    fields = (
+        "public_id",
+        "name",
+        "prefix",
+        "workspace",
+        "created_at",
+        "last_used_at",
+        "expires_at",
+        "revoked_at",
+    )
+    readonly_fields = (
+        "public_id",
+        "prefix",
+        "workspace",
+        "created_at",
+        "last_used_at",
+        "revoked_at",
+    )
+    actions = ("revoke",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: the admin could not show the secret of what it makes."""
+        return False
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Refuses the tokens from now on."""
+        now = timezone.now()
+        for token in queryset:
+            tokens.revoke(token, at=now)
+        self.message_user(request, f"Revoked {len(queryset)} token(s).", messages.SUCCESS)
