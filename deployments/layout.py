@@ -282,7 +282,7 @@ def _read_redirects(path: Path) -> list[dict[str, Any]]:
         return []
     routes = []
     text = _read_text(path, "static/_redirects", REDIRECTS_BYTES_MAX)
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(text.split("\n"), start=1):
         words = raw.split("#", 1)[0].split()
         if words:
             routes.append(_read_redirect(words, number))
