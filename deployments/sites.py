@@ -47,6 +47,7 @@ FRESH_SECONDS = 1.0  # how long a delete or an activation may go unnoticed
 SITES_KEPT_MAX = 256
 BODY_BYTES_MAX = 6 * 1024 * 1024
 BODY_SECONDS_MAX = 60.0
+FUNCTION_SECONDS_MAX = 30.0
 ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
 
 
@@ -370,7 +371,7 @@ class _FunctionAnswer:
 
     async def run(self, spec: FunctionSpec, event: bytes) -> None:
         """Invoke and answer. A stream that fails half way is left incomplete: it must show."""
-        context = InvokeContext(self._request_id)
+        context = InvokeContext(self._request_id, FUNCTION_SECONDS_MAX)
         async with contextlib.aclosing(pool.current().invoke(spec, event, context)) as items:
             async for item in items:
                 match item:

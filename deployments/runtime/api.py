@@ -157,15 +157,15 @@ async def _forward_stream(request: web.Request, invocation: Invocation) -> Faile
         rest = await _forward_prelude(request, invocation)
         total = len(rest)
         wanted = not rest or await invocation.put(Chunk(rest))
-        async for data in request.content.iter_any():
+        async for data, _ in request.content.iter_chunks():  # as the function wrote them
             total += len(data)
             if total > STREAMED_BYTES_MAX:
                 return Failed(
                     Failure.RESPONSE,
                     f"The streamed response is larger than {STREAMED_BYTES_MAX // MEBIBYTE} MB.",
                 )
-            wanted = wanted and await invocation.put(Chunk(data))
-            if not wanted:
+            if data and not await invocation.put(Chunk(data)):
+                wanted = False
                 break
     except events.UnableToAnswer as error:
         return Failed(Failure.RESPONSE, f"The stream's head is not valid: {error}")
@@ -184,8 +184,8 @@ async def _forward_prelude(request: web.Request, invocation: Invocation) -> byte
         await invocation.put(Head(200, (("content-type", content_type),)))
         return b""
     raw = bytearray()
-    async for data in request.content.iter_any():
-        raw += data
+    async for piece, _ in request.content.iter_chunks():
+        raw += piece
         prelude, found, rest = bytes(raw).partition(PRELUDE_END)
         if found:
             await invocation.put(_prelude_head(prelude))

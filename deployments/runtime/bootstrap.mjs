@@ -1,6 +1,7 @@
 // The JavaScript side of the runtime: takes invocations from the Runtime API on a unix socket,
 // runs the function's handler, and sends back what it answers. Follows AWS Lambda's Node.js
 // runtime in what a handler can see; knows nothing of the server beyond the socket.
+import fs from "node:fs";
 import http from "node:http";
 import path from "node:path";
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -25,7 +26,16 @@ process.stdin.on("end", () => process.exit(0)).on("error", () => process.exit(0)
 process.stdin.resume();
 
 // --- Console ----------------------------------------------------------------------------------
-const write = process.stdout.write.bind(process.stdout);
+// Written at once, so that a line printed before a crash or a kill is not lost in a buffer.
+function write(text) {
+  let rest = Buffer.from(text);
+  try {
+    while (rest.length) rest = rest.subarray(fs.writeSync(1, rest));
+  } catch (error) {
+    // The function used process.stdout itself, which made the pipe non-blocking, and it is full.
+    if (error.code === "EAGAIN") process.stdout.write(rest);
+  }
+}
 
 function log(level, values) {
   const message = (level ? `${level} ` : "") + format(...values);

@@ -151,7 +151,7 @@ def _response_body(value: dict[str, Any]) -> bytes:
     if not value.get("isBase64Encoded"):
         return text.encode("utf-8", "replace")
     try:
-        return base64.b64decode(text)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise UnableToAnswer("isBase64Encoded is true, but body is not base64.") from None
 

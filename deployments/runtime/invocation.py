@@ -10,7 +10,7 @@ from collections import deque
 
 from deployments.runtime.driver import Chunk, Done, Event, Failed, Head, InvokeContext
 
-BUFFERED_EVENTS_MAX = 8  # of at most 64 KiB each: what one read from the socket gives
+BUFFERED_EVENTS_MAX = 8  # of a stream: each at most what one read from the socket gives
 
 
 class Invocation:

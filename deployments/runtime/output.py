@@ -35,10 +35,11 @@ class LogWriter:
         self._waiting: list[logs.LogLine] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="function-logs")
         self._flushing: asyncio.Task[None] | None = None
+        self._closed = False
 
     def add(self, spec: FunctionSpec, request_id: str, message: str) -> None:
         """Log a line of the function, as printed now."""
-        if not message or len(self._waiting) >= LINES_WAITING_MAX:
+        if self._closed or not message or len(self._waiting) >= LINES_WAITING_MAX:
             return
         self._waiting.append(
             logs.LogLine(
@@ -72,12 +73,14 @@ class LogWriter:
             connections.close_all()
 
     async def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write what waits and end the thread. Safe to call twice."""
         if self._flushing is not None:
             self._flushing.cancel()
         await self.flush()
-        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
-        self._thread.shutdown()
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
+            self._thread.shutdown()
 
 
 @dataclass
