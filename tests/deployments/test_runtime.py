@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from deployments.runtime.driver import Chunk, Done, Event, Failed, Failure, FunctionSpec, Head
-from deployments.runtime.driver import InvokeContext
+from deployments.runtime.driver import (
+    Chunk,
+    Done,
+    Event,
+    Failed,
+    Failure,
+    FunctionSpec,
+    Head,
+    InvokeContext,
+)
 from deployments.runtime.local_plain import LocalPlain, environment_of
 from deployments.runtime.output import LogWriter
 from deployments.runtime.pool import Limits, Pool
+from tests.deployments.waiting import until, until_gone
 
 Write = Callable[..., FunctionSpec]
 
@@ -100,18 +108,6 @@ def body_of(items: list[Event]) -> str:
 def failure_of(items: list[Event]) -> Failed:
     assert isinstance(items[-1], Failed), items
     return items[-1]
-
-
-async def until_gone(pid: int) -> None:
-    while True:
-        try:
-            os.kill(pid, 0)
-            stat = Path(f"/proc/{pid}/stat")
-            if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return
-        except ProcessLookupError:
-            return
-        await asyncio.sleep(0.01)
 
 
 # --- Answers -----------------------------------------------------------------------------------
@@ -285,7 +281,8 @@ async def test_a_stream_that_fails_half_way_ends_as_failed(
 ) -> None:
     spec = write_function(
         "export const handler = awslambda.streamifyResponse(async (e, stream) => {"
-        " await new Promise((go) => stream.write('half', go)); throw new Error('broken pipe dream'); })"
+        " await new Promise((go) => stream.write('half', go));"
+        " throw new Error('broken pipe dream'); })"
     )
     items = await invoke(pool, spec)
     assert Chunk(b"half") in items
@@ -311,8 +308,7 @@ async def test_a_stream_nobody_reads_any_more_is_closed_for_the_function(
         if isinstance(item, Chunk):
             break
     await items.aclose()
-    while not told.exists():
-        await asyncio.sleep(0.01)
+    await until(told.exists)
 
 
 # --- Failures ----------------------------------------------------------------------------------
@@ -452,8 +448,7 @@ async def test_requests_over_the_concurrency_of_a_deployment_are_refused(
         " while (!fs.existsSync(e.gate)) await new Promise((go) => setTimeout(go, 5)); return 1; }"
     )
     first = asyncio.create_task(invoke(pool, spec, {"gate": str(gate)}))
-    while not Path(f"{gate}-started").exists():
-        await asyncio.sleep(0.01)
+    await until(Path(f"{gate}-started").exists)
     assert failure_of(await invoke(pool, spec)).kind == Failure.THROTTLED
     gate.touch()
     assert body_of(await first) == "1"

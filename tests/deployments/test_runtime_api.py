@@ -12,6 +12,7 @@ import pytest
 from deployments.runtime.api import INTEGRATION_RESPONSE, VERSION, RuntimeApi
 from deployments.runtime.driver import Chunk, Done, Event, Failed, Failure, Head, InvokeContext
 from deployments.runtime.invocation import BUFFERED_EVENTS_MAX, Invocation
+from tests.deployments.waiting import until
 
 STREAMING = {
     "Lambda-Runtime-Function-Response-Mode": "streaming",
@@ -118,8 +119,7 @@ async def test_a_slow_reader_holds_the_function_back(
     posting = asyncio.create_task(
         runtime.post("invocation/r1/response", data=endless(), headers=STREAMING)
     )
-    while len(invocation._events) < BUFFERED_EVENTS_MAX:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(invocation._events) == BUFFERED_EVENTS_MAX)
     await asyncio.sleep(0.2)
     assert taken < 100
     items = await events_of(invocation)

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -17,6 +18,7 @@ from deployments.runtime import pool
 from orgs import vault
 from orgs.models import Workspace
 from tests import factories
+from tests.deployments.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,8 +99,6 @@ class Visit:
         headers: dict[str, str] | None = None,
         body: list[bytes] | None = None,
     ) -> None:
-        from urllib.parse import unquote
-
         self.deploy_id = deploy_id
         self.messages: list[Any] = []
         self.left = asyncio.Event()
@@ -284,7 +284,8 @@ async def test_a_stream_reaches_the_visitor_chunk_by_chunk(
         "  stream = awslambda.HttpResponseStream.from(stream,"
         "    {statusCode: 200, headers: {'content-type': 'text/event-stream'}});"
         "  stream.write('data: first\\n\\n');"
-        "  while (!fs.existsSync(event.rawQueryString)) await new Promise((go) => setTimeout(go, 5));"
+        "  while (!fs.existsSync(event.rawQueryString))"
+        "    await new Promise((go) => setTimeout(go, 5));"
         "  stream.end('data: last\\n\\n'); });"
     )
     await in_thread(publish)(deployment, routes=[TO_FUNCTION], functions={"api": code})
@@ -329,8 +330,7 @@ async def test_a_visitor_who_leaves_ends_the_stream(
     request = Visit(deployment.deploy_id, query=str(told))
     request.on_message = lambda message: message.get("body") and request.left.set()
     await request.run()
-    while not told.exists():
-        await asyncio.sleep(0.01)
+    await until(told.exists)
 
 
 async def test_a_failing_function_answers_502_and_explains_itself_in_the_log(

@@ -1,0 +1,29 @@
+"""Waiting for what another process does, without guessing how long it takes."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Return once `happened` is true; a test that waits for ever is stopped by its runner."""
+    async with asyncio.timeout(60):
+        while True:
+            if happened():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def until_gone(pid: int) -> None:
+    """Return once the process has ended (a zombie has, only nobody asked yet)."""
+    await until(lambda: is_gone(pid))
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
