@@ -30,15 +30,21 @@ def main() -> int:
     terminal = Terminal()
     try:
         notes = read_notes()
-        with Client(server_of(notes)) as client:
-            shipped = deploy(client, terminal)
+        client = Client(server_of(notes))
+        client.site(SITE)  # does it answer at all?
     except (KeyError, OSError, ValueError, UnableToReachServer) as error:
         terminal.fail(NOT_RUNNING, f"({describe(error)})")
         return 1
     except RefusedByServer as error:
+        terminal.fail(str(error), "dev.json may be of another run; restart it: make run")
+        return 1
+    try:
+        with client:
+            shipped = deploy(client, terminal)
+    except RefusedByServer as error:
         terminal.fail(str(error), error.hint)
         return 1
-    except (UnableToReadBundle, shipping.UnableToActivate) as error:
+    except (UnableToReachServer, UnableToReadBundle, shipping.UnableToActivate) as error:
         terminal.fail(str(error))
         return 1
     terminal.facts(

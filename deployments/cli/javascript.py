@@ -19,11 +19,12 @@ NODE_MODULES = frozenset(
     """.split()  # noqa: SIM905 - readable; a list would be one name a line
 )
 
-BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-LINE_COMMENT = re.compile(r"(?m)^\s*//.*$")
-# Anchored at the start of a statement, so that prose about imports in a string is not one.
+LINE_COMMENT = re.compile(r"(?m)^[ \t]*//.*$")
+# Anchored at the start of a statement, so that prose about imports in a string is not one; of
+# bounded length, so that a text of nothing but beginnings takes no quadratic time.
 STATIC_IMPORT = re.compile(
-    r"(?:^|[;}\n])[ \t]*(?:import\b[\w\s{},*$]*?(?:\bfrom\s*)?|export\b[\w\s{},*$]*?\bfrom\s*)"
+    r"(?:^|[;}\n])[ \t]*"
+    r"(?:import\b[\w\s{},*$]{0,1000}?(?:\bfrom\s*)?|export\b[\w\s{},*$]{0,1000}?\bfrom\s*)"
     r"""(?P<quote>["'])(?P<name>[^"'\n]+)(?P=quote)"""
 )
 DYNAMIC_IMPORT = re.compile(
@@ -43,7 +44,7 @@ EXPORTS_UNKNOWN = re.compile(
     r"\bexport\s*\*|\bmodule\s*\.\s*exports\s*=(?!\s*(?:\{|async\b|function\b|\())"
     r"|\b__exportStar\b|\bObject\.assign\(\s*(?:module\.)?exports"
 )
-COMMON_JS_EXPORT = re.compile(r"(?m)^\s*(?:module\s*\.\s*)?exports\s*(?:\.\s*\w+\s*)?=(?!=)")
+COMMON_JS_EXPORT = re.compile(r"(?m)^[ \t]*(?:module\s*\.\s*)?exports\s*(?:\.\s*\w+\s*)?=(?!=)")
 MODULE_EXPORT = re.compile(r"\bexport\s*(?:\{|\*|default\b|const\b|let\b|var\b|async\b|function\b)")
 HTTP_PARAMETERS = r"\(\s*_?(?:req|request)\s*(?::[^,)]*)?,\s*_?(?:res|response|reply)\b[^)]*\)"
 HTTP_HANDLER = re.compile(
@@ -86,13 +87,23 @@ def mixes_modules(text: str) -> bool:
 
 def imports(text: str) -> list[Import]:
     """Every specifier imported, in order of certainty and place, each once."""
-    code = LINE_COMMENT.sub("", BLOCK_COMMENT.sub(" ", text))
+    code = LINE_COMMENT.sub("", _without_block_comments(text))
     found: dict[str, Certainty] = {}
     for match in STATIC_IMPORT.finditer(code):
         found.setdefault(match["name"], Certainty.ALWAYS_LOADED)
     for match in DYNAMIC_IMPORT.finditer(code):
         found.setdefault(match["name"], Certainty.MAYBE_LOADED)
     return [Import(name, certainty) for name, certainty in found.items()]
+
+
+def _without_block_comments(text: str) -> str:
+    """The text without `/* ... */`. A `/*` in a string hides code: then imports go unseen."""
+    kept: list[str] = []
+    place = 0
+    while (start := text.find("/*", place)) >= 0 and (end := text.find("*/", start + 2)) >= 0:
+        kept.append(text[place:start])
+        place = end + 2
+    return " ".join((*kept, text[place:]))
 
 
 def package_of(specifier: str) -> str | None:
