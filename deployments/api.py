@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
+from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -38,8 +39,21 @@ INVALID_FIELDS: dict[type[Exception], str] = {
 }
 
 
+class BodyParser(JSONParser):
+    """JSON, where hostile nesting is the caller's error and not ours."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        """The parsed body. Raises ParseError."""
+        try:
+            return super().parse(*args, **kwargs)
+        except RecursionError:
+            raise exceptions.ParseError("It is nested too deeply.") from None
+
+
 class DeploymentCall(APIView):
     """What the calls share: the caller's workspace, and domain errors as refusals."""
+
+    parser_classes = (BodyParser,)
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         """Let DRF see a chunked body, which it takes for none: `{}` means the default site."""
