@@ -116,9 +116,7 @@ def worst_case_nanos(price: Price, *, input_tokens_max: int, output_tokens_max: 
     """An upper bound of the cost: all input at its dearest bucket and tier, all output written."""
 
     def dearest(*buckets: str) -> int:
-        return max(
-            nanos for bucket in buckets for _, nanos in price.tiers.get(bucket, ((0, 0),))
-        )
+        return max(nanos for bucket in buckets for _, nanos in price.tiers.get(bucket, ((0, 0),)))
 
     exact = input_tokens_max * dearest("input", "cache_write", "cache_read")
     exact += output_tokens_max * dearest("output")

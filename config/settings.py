@@ -111,7 +111,8 @@ if IS_SQLITE:
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
-        "PRAGMA foreign_keys=ON; PRAGMA mmap_size=134217728;",
+        # Without recursive_triggers, INSERT OR REPLACE deletes rows past our triggers.
+        "PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=ON; PRAGMA mmap_size=134217728;",
     }
     # A file, not memory: threads of one test run must see one database.
     DATABASES["default"]["TEST"] = {

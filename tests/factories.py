@@ -1,11 +1,13 @@
 """Plain functions that make domain objects with sensible defaults; keyword-only."""
 
 import itertools
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.utils import timezone
 
-from billing.models import PriceVersion
+from billing import calls, ledger, metering, pricing, rows
+from billing.models import PriceVersion, Transfer, UsageRecord
 from deployments.models import Deployment, Release
 from gateway.models import ModelRoute
 from orgs import tokens
@@ -69,7 +71,10 @@ def make_deployment(
 
 
 def make_price(
-    *, provider: str = "local", model: str = "smollm2-135m", input_nanos: int = 20_000_000,
+    *,
+    provider: str = "local",
+    model: str = "smollm2-135m",
+    input_nanos: int = 20_000_000,
     output_nanos: int = 40_000_000,
 ) -> PriceVersion:
     """A price from long ago; nano-dollars per million tokens."""
@@ -94,5 +99,101 @@ def make_route(
         provider=provider,
         upstream_name=upstream_name or public_name,
         context_tokens_max=8192,
-        output_tokens_max=2048,
+        output_tokens_max=16_384,
+        capabilities=["chat"],
     )
+
+
+def make_credit(*, organization: Organization, nanos: int = 25_000_000_000) -> Transfer:
+    """Promotional credit; $25 by default."""
+    return ledger.grant(
+        organization,
+        nanos,
+        reason="test",
+        idempotency_key=f"test:{next(_numbers)}",
+        at=timezone.now(),
+    )
+
+
+def make_opening(
+    *,
+    organization: Organization,
+    price: PriceVersion,
+    hold_nanos: int = 1_000_000,
+    started_at: datetime | None = None,
+    deployment_id: int = 1,
+    deploy_id: str = "app-0000000001",
+    model: str = "smollm2-135m",
+) -> metering.Opening:
+    """A call about to be sent."""
+    started_at = started_at or timezone.now()
+    call_id = metering.new_call_id(int(started_at.timestamp() * 1000))
+    return metering.Opening(
+        call_id=call_id,
+        organization_id=organization.pk,
+        workspace_id=1,
+        deployment_id=deployment_id,
+        deploy_id=deploy_id,
+        key_id=1,
+        request_id=f"req_{call_id.hex}",
+        endpoint="chat.completions",
+        is_stream=False,
+        model_requested=model,
+        provider=price.provider,
+        upstream_model=price.model,
+        price=pricing.Price.from_rates(price.pk, price.rates),
+        hold_nanos=hold_nanos,
+        started_at=started_at,
+    )
+
+
+def make_ending(
+    *,
+    usage: pricing.Usage | None = None,
+    status: str = UsageRecord.Status.FINISHED,
+    http_status: int = 200,
+) -> metering.Ending:
+    """The end of a call; without usage it cost nothing."""
+    return metering.Ending(
+        status=status,
+        http_status=http_status,
+        usage=usage or pricing.Usage(),
+        usage_source=UsageRecord.Source.PROVIDER if usage else UsageRecord.Source.NONE,
+        model_served="smollm2-135m",
+        duration_ms=120,
+    )
+
+
+def make_call(
+    *,
+    organization: Organization,
+    price: PriceVersion,
+    usage: pricing.Usage | None = None,
+    status: str = UsageRecord.Status.FINISHED,
+    started_at: datetime | None = None,
+    **opening_fields: Any,
+) -> UsageRecord:
+    """A call that was held for, sent, settled and recorded, without a running meter."""
+    opening = make_opening(
+        organization=organization, price=price, started_at=started_at, **opening_fields
+    )
+    ending = make_ending(usage=usage, status=status)
+    cost = pricing.cost_nanos(opening.price, ending.usage)
+    key = opening.call_id.hex
+    hold_id = ledger.hold(
+        ledger.Hold(
+            organization.pk,
+            opening.hold_nanos,
+            f"hold:{key}",
+            opening.started_at,
+            opening.started_at + metering.HOLD_LIFETIME,
+        )
+    )
+    transfer_id = ledger.settle(
+        ledger.Settlement(
+            organization.pk, hold_id, opening.hold_nanos, cost, f"settle:{key}", opening.started_at
+        )
+    )
+    row = calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id)
+    rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
+    return UsageRecord.objects.get(pk=opening.call_id)

@@ -1,0 +1,216 @@
+"""The database itself refuses what must never happen, also to code that goes around the ledger."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+
+from billing import ledger, pricing
+from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from tests import factories
+
+NOW = timezone.now()
+NEVER_EDITED = "never edited"
+
+
+@pytest.fixture
+def accounts(organization):
+    factories.make_credit(organization=organization, nanos=1000)
+    return ledger.open_accounts(organization)
+
+
+@pytest.fixture
+def hold(organization, accounts):
+    intention = ledger.Hold(organization.pk, 300, "h", NOW, NOW + timedelta(minutes=1))
+    return Transfer.objects.get(pk=ledger.hold(intention))
+
+
+@pytest.fixture
+def record(organization):
+    factories.make_credit(organization=organization)
+    usage = pricing.Usage(input=10, output=5)
+    return factories.make_call(organization=organization, price=factories.make_price(), usage=usage)
+
+
+def make_transfer(accounts, **fields):
+    defaults = {
+        "organization": accounts["CREDITS"].organization,
+        "debit_account": accounts["CREDITS"],
+        "credit_account": accounts["USAGE_REVENUE"],
+        "amount_nanos": 10,
+        "code": "USAGE",
+        "idempotency_key": "k",
+        "fingerprint": "f",
+        "created_at": NOW,
+    }
+    return Transfer.objects.create(**{**defaults, **fields})
+
+
+def refused(name):
+    """A context in which the database refuses, naming `name` (or, on SQLite, its columns)."""
+    return pytest.raises(IntegrityError, match=name)
+
+
+@pytest.mark.parametrize("model", [Transfer, UsageRecord, PriceVersion])
+def test_rows_of_money_are_not_edited(record, model):
+    fields = {Transfer: "reason", UsageRecord: "error_code", PriceVersion: "source"}
+    with refused(NEVER_EDITED), transaction.atomic():
+        model.objects.update(**{fields[model]: "changed"})
+
+
+@pytest.mark.parametrize("model", [Transfer, UsageRecord, PriceVersion])
+def test_rows_of_money_are_not_deleted(record, model):
+    with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {model._meta.db_table}")
+
+
+@pytest.mark.parametrize("model", [Transfer, UsageRecord, PriceVersion])
+def test_tables_of_money_are_not_emptied(record, model):
+    if connection.vendor != "postgresql":
+        pytest.skip("Only PostgreSQL has TRUNCATE.")
+    with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # pending checks would refuse it first
+        cursor.execute(f"TRUNCATE {model._meta.db_table} CASCADE")
+
+
+def test_rows_are_not_replaced_by_an_upsert(accounts):
+    first = make_transfer(accounts)
+    with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO billing_transfer SELECT * FROM billing_transfer WHERE id = %s "
+            "ON CONFLICT (id) DO UPDATE SET amount_nanos = 1",
+            [first.pk],
+        )
+
+
+def test_rows_are_not_replaced_by_sqlites_own_statement(accounts):
+    if connection.vendor != "sqlite":
+        pytest.skip("Only SQLite has INSERT OR REPLACE.")
+    first = make_transfer(accounts)
+    with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT OR REPLACE INTO billing_transfer SELECT * FROM billing_transfer WHERE id = %s",
+            [first.pk],
+        )
+
+
+def test_the_platform_cannot_delete_an_organization_that_has_money(organization, accounts):
+    with pytest.raises(Exception, match=r"protected|violates|FOREIGN"):
+        organization.delete()
+
+
+def test_an_amount_is_above_zero(accounts):
+    with refused("billing_transfer_amount_positive"), transaction.atomic():
+        make_transfer(accounts, amount_nanos=0)
+
+
+def test_a_transfer_needs_two_accounts(accounts):
+    with refused("billing_transfer_two_accounts"), transaction.atomic():
+        make_transfer(accounts, credit_account=accounts["CREDITS"])
+
+
+def test_only_resolutions_name_a_hold(accounts, hold):
+    name = "billing_transfer_only_resolutions_name_a_hold"
+    with refused(name), transaction.atomic():
+        make_transfer(accounts, pending_transfer=hold)
+    with refused(name), transaction.atomic():
+        make_transfer(accounts, phase="VOID_PENDING")
+
+
+def test_only_holds_expire_and_all_do(accounts):
+    with refused("billing_transfer_only_holds_expire"), transaction.atomic():
+        make_transfer(accounts, expires_at=NOW)
+    with refused("billing_transfer_only_holds_expire"), transaction.atomic():
+        make_transfer(accounts, phase="PENDING")
+
+
+def test_a_hold_is_resolved_once(accounts, hold):
+    make_transfer(accounts, phase="POST_PENDING", pending_transfer=hold)
+    with refused(r"billing_transfer_resolved_once|pending_transfer_id"), transaction.atomic():
+        make_transfer(
+            accounts, phase="VOID_PENDING", pending_transfer=hold, idempotency_key="other"
+        )
+
+
+def test_a_resolution_is_not_above_its_hold(accounts, hold):
+    with refused("resolution"), transaction.atomic():
+        make_transfer(accounts, phase="POST_PENDING", pending_transfer=hold, amount_nanos=301)
+
+
+def test_a_resolution_names_a_hold_and_no_other_transfer(accounts):
+    posted = make_transfer(accounts)
+    with refused("resolution"), transaction.atomic():
+        make_transfer(
+            accounts, phase="POST_PENDING", pending_transfer=posted, idempotency_key="other"
+        )
+
+
+def test_a_resolution_stays_in_the_organization_of_its_hold(hold, other_organization):
+    theirs = ledger.open_accounts(other_organization)
+    with refused("resolution"), transaction.atomic():
+        make_transfer(theirs, phase="POST_PENDING", pending_transfer=hold)
+
+
+def test_an_intention_is_carried_out_once(accounts):
+    make_transfer(accounts)
+    with refused(r"billing_transfer_once_per_key|idempotency_key"), transaction.atomic():
+        make_transfer(accounts)
+
+
+def test_credit_never_goes_below_zero_holds_included(accounts, hold):
+    credit = LedgerAccount.objects.filter(pk=accounts["CREDITS"].pk)
+    with refused("billing_account_no_overdraft"), transaction.atomic():
+        credit.update(debits_posted_nanos=701)
+    with refused("billing_account_no_overdraft"), transaction.atomic():
+        credit.update(debits_pending_nanos=1001)
+
+
+def test_counters_are_never_negative(accounts):
+    for counter in ("debits_pending", "debits_posted", "credits_pending", "credits_posted"):
+        with refused("billing_account_counters_not_negative"), transaction.atomic():
+            LedgerAccount.objects.filter(pk=accounts["CORRECTIONS"].pk).update(
+                **{f"{counter}_nanos": -1}
+            )
+
+
+def test_an_organization_has_one_account_of_a_kind(organization, accounts):
+    with refused(r"billing_account_one_per_kind|ledgeraccount.kind"), transaction.atomic():
+        LedgerAccount.objects.create(organization=organization, kind="CREDITS")
+
+
+def test_a_price_version_is_one_per_moment(record):
+    version = record.price_version
+    with refused(r"billing_price_version_unique|effective_at"), transaction.atomic():
+        PriceVersion.objects.create(
+            provider=version.provider,
+            model=version.model,
+            effective_at=version.effective_at,
+            rates={},
+            source="again",
+            created_at=NOW,
+        )
+
+
+def test_usage_is_never_negative(record):
+    with refused("billing_usage_not_negative"), transaction.atomic():
+        copy_of(record, input_tokens=-1)
+
+
+def test_a_cost_has_a_transfer(record):
+    with refused("billing_usage_cost_has_a_transfer"), transaction.atomic():
+        copy_of(record, transfer=None)
+
+
+def test_a_request_is_recorded_once(record):
+    with refused("request_id"), transaction.atomic():
+        copy_of(record, request_id=record.request_id)
+
+
+def copy_of(record, **changes):
+    fields = {
+        field.name: getattr(record, field.name)
+        for field in UsageRecord._meta.concrete_fields
+        if field.name != "call_id"
+    }
+    return UsageRecord.objects.create(**{**fields, "request_id": "req_other", **changes})

@@ -1,0 +1,116 @@
+"""Prices times quantities, rounded once: examples, tiers, and properties with random prices."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing import pricing
+from billing.pricing import Price, Usage
+
+
+def flat(**nanos: int) -> Price:
+    return Price(1, {bucket: ((0, rate),) for bucket, rate in nanos.items()})
+
+
+TIERED = Price(
+    1,
+    {
+        "input": ((0, 3_000_000_000), (200_000, 6_000_000_000)),
+        "cache_read": ((0, 300_000_000), (200_000, 600_000_000)),
+        "output": ((0, 15_000_000_000), (200_000, 22_500_000_000)),
+    },
+)
+tokens = st.integers(min_value=0, max_value=3_000_000)
+usages = st.builds(Usage, input=tokens, cache_read=tokens, cache_write=tokens, output=tokens)
+rates = st.integers(min_value=0, max_value=10**12)
+prices = st.builds(
+    lambda **each: flat(**each), input=rates, cache_read=rates, cache_write=rates, output=rates
+)
+
+
+def test_a_call_costs_its_tokens_times_their_rates():
+    # 1,000 x $2.50 / 1M + 500 x $10 / 1M = $0.0025 + $0.005
+    price = flat(input=2_500_000_000, output=10_000_000_000)
+    assert pricing.cost_nanos(price, Usage(input=1000, output=500)) == 7_500_000
+
+
+def test_cached_input_has_its_own_rate():
+    price = flat(input=2_500_000_000, cache_read=1_250_000_000, output=0)
+    assert pricing.cost_nanos(price, Usage(input=400, cache_read=600)) == 1_000_000 + 750_000
+
+
+def test_a_cache_bucket_without_a_rate_costs_what_input_costs():
+    price = flat(input=1_000_000, output=0)
+    assert pricing.cost_nanos(price, Usage(cache_write=7, cache_read=3)) == 10
+
+
+def test_reasoning_is_part_of_output_and_not_charged_twice():
+    price = flat(input=0, output=1_000_000)
+    assert pricing.cost_nanos(price, Usage(output=10, reasoning=8)) == 10
+
+
+@pytest.mark.parametrize(("whole_input", "rate"), [(200_000, 3), (200_001, 6)])
+def test_the_tier_is_chosen_by_the_whole_input_and_applies_to_all_of_it(whole_input, rate):
+    usage = Usage(input=whole_input - 1000, cache_read=1000)
+    expected = (whole_input - 1000) * rate * 1000 + 1000 * rate * 100
+    assert pricing.cost_nanos(TIERED, usage) == expected
+
+
+def test_output_is_charged_by_the_tier_of_the_input():
+    assert pricing.cost_nanos(TIERED, Usage(input=200_001, output=1)) == (200_001 * 6_000 + 22_500)
+
+
+@pytest.mark.parametrize(("rate", "nanos"), [(499_999, 0), (500_000, 1), (1_499_999, 1)])
+def test_rounding_is_half_up(rate, nanos):
+    assert pricing.cost_nanos(flat(input=rate, output=0), Usage(input=1)) == nanos
+
+
+def test_rounding_happens_once_and_not_per_bucket():
+    price = flat(input=400_000, cache_read=400_000, output=400_000)
+    assert pricing.cost_nanos(price, Usage(input=1, cache_read=1, output=1)) == 1
+
+
+def test_usage_without_a_price_is_refused_not_free():
+    with pytest.raises(pricing.UnpricedBucket):
+        pricing.cost_nanos(flat(input=1), Usage(output=1))
+
+
+@given(price=prices, usage=usages)
+def test_the_cost_is_the_exact_sum_rounded_to_the_nearest_nano(price, usage):
+    exact = sum(
+        (
+            Fraction(line.tokens * line.nanos_per_million, 1_000_000)
+            for line in pricing.bill_lines(price, usage)
+        ),
+        Fraction(0),
+    )
+    cost = pricing.cost_nanos(price, usage)
+    assert isinstance(cost, int)
+    assert -Fraction(1, 2) <= exact - cost < Fraction(1, 2) or exact - cost == -Fraction(1, 2)
+
+
+@given(price=prices, usage=usages)
+def test_the_worst_case_is_never_below_the_cost(price, usage):
+    worst = pricing.worst_case_nanos(
+        price, input_tokens_max=usage.whole_input, output_tokens_max=usage.output
+    )
+    assert pricing.cost_nanos(price, usage) <= worst
+
+
+@given(usage=usages)
+def test_the_worst_case_covers_every_tier(usage):
+    worst = pricing.worst_case_nanos(
+        TIERED, input_tokens_max=usage.whole_input, output_tokens_max=usage.output
+    )
+    assert pricing.cost_nanos(TIERED, usage) <= worst
+
+
+@given(price=prices, usage=usages)
+def test_a_price_survives_being_stored(price, usage):
+    stored = {
+        bucket: [{"from_input_tokens": start, "nanos_per_million": nanos} for start, nanos in tiers]
+        for bucket, tiers in price.tiers.items()
+    }
+    assert Price.from_rates(1, stored) == price
