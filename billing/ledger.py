@@ -22,12 +22,17 @@ from django.db.models import F, QuerySet
 
 from billing import rows
 from billing.models import LedgerAccount, Transfer
+from billing.money import NANOS_PER_DOLLAR
 from orgs.identifiers import ALPHABET
 from orgs.models import Organization, User
 
 Kind = LedgerAccount.Kind
 Phase = Transfer.Phase
 Code = Transfer.Code
+
+
+# A typing mistake must not come near the 64 bits (9.2 billion dollars) that a counter has.
+AMOUNT_NANOS_MAX = 100_000_000 * NANOS_PER_DOLLAR
 
 
 class UnableToDebit(Exception):
@@ -157,7 +162,7 @@ def grant(
 ) -> Transfer:
     """Give promotional credit. The same key and arguments again return the first transfer.
 
-    Raises KeyReused; ValueError unless the amount is positive.
+    Raises KeyReused; ValueError unless the amount is above zero and plausible.
     """
     return _post(
         organization,
@@ -214,8 +219,8 @@ def _post(
     at: datetime,
 ) -> Transfer:
     """One POSTED transfer, or the one that this key made before."""
-    if amount_nanos <= 0:
-        raise ValueError("Give an amount above zero.")
+    if not 0 < amount_nanos <= AMOUNT_NANOS_MAX:
+        raise ValueError("Give an amount above zero and up to 100,000,000 dollars.")
     fingerprint = _fingerprint(debit, credit, amount_nanos, code, reason)
     first = _replayed(organization, idempotency_key, fingerprint)
     if first is not None:
