@@ -116,10 +116,13 @@ class Instance:
 
     def _fail_current(self) -> None:
         current = self.api.current
-        if current is not None:
-            current.fail(
-                Failed(Failure.CRASH, f"The function's process ended: {self._exit_text()}.")
-            )
+        if current is None:
+            return
+        if self._stopping:
+            failed = Failed(Failure.PLATFORM, "The server stopped while the function was running.")
+        else:
+            failed = Failed(Failure.CRASH, f"The function's process ended: {self._exit_text()}.")
+        current.fail(failed)
 
     def _exit_text(self) -> str:
         code = self._process.returncode if self._process else None

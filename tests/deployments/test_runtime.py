@@ -497,6 +497,20 @@ async def test_closing_ends_what_the_function_started_too(
         await until_gone(pid)
 
 
+async def test_a_request_running_when_the_server_stops_is_not_called_a_crash(
+    pool: Pool, write_function: Write, tmp_path: Path
+) -> None:
+    spec = write_function(
+        "import fs from 'node:fs'; export const handler = (e) => {"
+        " fs.writeFileSync(e.started, ''); return new Promise(() => {}); }"
+    )
+    started = tmp_path / "started"
+    running = asyncio.create_task(invoke(pool, spec, {"started": str(started)}))
+    await until(started.exists)
+    await pool.close()
+    assert failure_of(await running).kind == Failure.PLATFORM
+
+
 async def test_an_instance_ends_when_its_server_is_gone(pool: Pool, write_function: Write) -> None:
     spec = write_function("export const handler = async () => process.pid")
     pid = int(body_of(await invoke(pool, spec)))
