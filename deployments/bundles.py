@@ -109,7 +109,9 @@ def unpack(bundle: BinaryIO, into: Path, budget: Budget | None = None) -> Unpack
     written = 0
     for entry in entries:
         written += _write(bundle, entry, into, budget, room=budget.total_bytes_max - written)
-    _sync(into)
+    # One call for all files: an fsync each took seconds for a bundle of three thousand. Linux
+    # returns when everything is on the disk (sync(2)).
+    os.sync()
     return Unpacked(file_count=len(entries), byte_count=written)
 
 
@@ -315,13 +317,6 @@ def _stored(bundle: BinaryIO, entry: _Entry) -> Iterator[bytes]:
             raise _refuse(entry.name, "is damaged: the zip ends inside it")
         left -= len(piece)
         yield piece
-
-
-def _sync(folder: Path) -> None:
-    """Everything below `folder` on the disk; files first, so that no name outlives its content."""
-    for root, _, file_names in os.walk(folder, topdown=False):
-        for path in [*(os.path.join(root, name) for name in file_names), root]:
-            sync_path(path)
 
 
 def sync_path(path: str | Path) -> None:

@@ -18,7 +18,6 @@ from orgs.models import Workspace
 from tests import factories
 from tests.deployments.zips import function_site, static_site
 
-pytestmark = pytest.mark.urls("tests.deployments.urls")
 NO_DEPLOYMENT = {
     "error": {
         "code": "deployment_not_found",
