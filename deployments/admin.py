@@ -29,7 +29,14 @@ class ObservedAdmin(ModelAdmin):
 class DeploymentAdmin(ObservedAdmin):
     """Apps and their addresses."""
 
-    list_display = ("deploy_id", "workspace", "is_default", "active_release", "deployed_at", "deleted_at")
+    list_display = (
+        "deploy_id",
+        "workspace",
+        "is_default",
+        "active_release",
+        "deployed_at",
+        "deleted_at",
+    )
     list_select_related = ("workspace__organization", "active_release")
     list_filter = ("is_default", ("deleted_at", admin.EmptyFieldListFilter))
     search_fields = ("deploy_id", "prefix", "workspace__name", "workspace__organization__name")

@@ -19,7 +19,5 @@ urlpatterns = [
         views.deployment_rollback,
         name="deployment-rollback",
     ),
-    path(
-        "deployments/<slug:deploy_id>/delete/", views.deployment_delete, name="deployment-delete"
-    ),
+    path("deployments/<slug:deploy_id>/delete/", views.deployment_delete, name="deployment-delete"),
 ]

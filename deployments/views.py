@@ -84,9 +84,11 @@ def _latest_failure(shown: list[Release]) -> str:
 @member_page
 def deployment_list(request: ConsoleRequest) -> HttpResponse:
     """Every living deployment of the organization."""
-    deployments = Deployment.objects.filter(
-        workspace__organization=request.organization, deleted_at=None
-    ).select_related("workspace", "active_release")
+    deployments = (
+        Deployment.objects.filter(workspace__organization=request.organization, deleted_at=None)
+        .select_related("workspace", "active_release")
+        .order_by("-is_default", "prefix")
+    )
     rows = [
         DeploymentRow(deployment, directory.host_of(deployment), directory.url_of(deployment))
         for deployment in deployments

@@ -60,8 +60,7 @@ class GatewayKeyAdmin(ModelAdmin):
         """Refuses the deployments' keys everywhere within a second."""
         now = timezone.now()
         count = sum(
-            keys.revoke_all(key.deployment, at=now)
-            for key in queryset.select_related("deployment")
+            keys.revoke_all(key.deployment, at=now) for key in queryset.select_related("deployment")
         )
         self.message_user(request, f"Revoked {count} key(s).", messages.SUCCESS)
 

@@ -28,9 +28,13 @@ from orgs.models import Organization
 
 OVERVIEW_DAYS = 30
 RECENT_CALLS = 8
-MODELS_SHOWN = 6
+MODELS_SHOWN = 5
 # What the owner may choose when rotating, in seconds.
-GRACES = {0: "stops working at once", 3600: "works for 1 hour more", 86_400: "works for 24 hours more"}
+GRACES = {
+    0: "stops working at once",
+    3600: "works for 1 hour more",
+    86_400: "works for 24 hours more",
+}
 SERVED_WITHOUT_ACCOUNT = "local"
 
 
@@ -92,6 +96,7 @@ def _key_rows(organization: Organization, at: datetime) -> list[KeyRow]:
         Deployment.objects.filter(workspace__organization=organization, deleted_at=None)
         .select_related("workspace", "active_release")
         .prefetch_related(Prefetch("keys", _working_keys(at), to_attr="working_keys"))
+        .order_by("-is_default", "prefix")
     )
     return [
         KeyRow(

@@ -16,11 +16,12 @@ from billing.usage import DayTotals, Totals
 
 register = template.Library()
 
-PLOT_TOP, PLOT_BOTTOM = 12, 162  # pixels; the axis labels live below
+PLOT_TOP, PLOT_BOTTOM = 12, 262  # pixels; the axis labels live below
 GRID_LINES = 3
 LABELS_EVERY_DAYS = 7
 BAR_SHARE = 0.68  # of a day's width
 BAR_HEIGHT_MIN = 2.0  # a day with any spend shows
+PEAK_NANOS_MIN = 30_000_000  # without any spend the axis ends at three cents
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def spend_chart(rows: Sequence[DayTotals], first: date, last: date) -> dict[str,
     """Spend of each day from `first` to `last`; `rows` may leave out days without calls."""
     days = _without_gaps(rows, first, last)
     peak = max((row.totals.cost_nanos for row in days), default=0)
-    ceiling = _ceiling(max(peak, GRID_LINES))
+    ceiling = _ceiling(peak or PEAK_NANOS_MIN)
     grid = [
         GridLine(
             y=PLOT_BOTTOM - (PLOT_BOTTOM - PLOT_TOP) * number / GRID_LINES,

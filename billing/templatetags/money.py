@@ -9,10 +9,23 @@ from billing import money
 register = template.Library()
 
 
+SHORT_DIGITS = 3
+CENT_NANOS = money.NANOS_PER_DOLLAR // 100
+
+
 @register.filter
-def dollars(nanos: int | None) -> str:
-    """Nano-dollars as `$25.00` or `$0.0042`; an unknown amount as a dash."""
-    return "–" if nanos is None else money.format_dollars(nanos)
+def dollars(nanos: int | None, form: str = "exact") -> str:
+    """Nano-dollars as `$25.00` or `$0.00792585`; an unknown amount as a dash.
+
+    `form="short"` is for lists and headlines, whose exact amount is a click away: four decimals
+    from a cent up, three significant digits below (`$0.0252`, `$0.00793`).
+    """
+    if nanos is None:
+        return "–"
+    if form == "short" and 0 < abs(nanos) < money.NANOS_PER_DOLLAR:
+        kept = 5 if abs(nanos) >= CENT_NANOS else len(str(abs(nanos))) - SHORT_DIGITS
+        nanos = int(round(Decimal(nanos), -max(kept, 0)))
+    return money.format_dollars(nanos)
 
 
 @register.filter

@@ -1,0 +1,217 @@
+"""Who may open which console page: one case per URL, and a URL without a case fails."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
+
+from billing.models import UsageRecord
+from billing.pricing import Usage
+from deployments import environment
+from deployments.models import Deployment, EnvironmentVariable, Release
+from gateway import provisioning
+from gateway.models import GatewayKey
+from orgs import tokens
+from orgs.models import Membership, Organization, User, Workspace, WorkspaceToken
+from tests import factories
+
+SECRET_VALUE = "postgres://very-secret-value"
+
+
+@dataclass
+class Scene:
+    """An organization with one of everything."""
+
+    organization: Organization
+    deployment: Deployment
+    old_release: Release
+    call: UsageRecord
+    token: WorkspaceToken
+    key: GatewayKey
+    secrets: list[str]
+
+    def url(self, name: str) -> str:
+        return reverse(
+            name, kwargs={"organization": self.organization.slug, **ARGUMENTS[name](self)}
+        )
+
+
+def _of_deployment(scene: Scene) -> dict[str, str]:
+    return {"deploy_id": scene.deployment.deploy_id}
+
+
+# What each console URL needs besides the organization.
+ARGUMENTS: dict[str, Any] = {
+    "gateway:overview": lambda scene: {},
+    "gateway:key-list": lambda scene: {},
+    "gateway:key-provision": _of_deployment,
+    "gateway:key-rotate": _of_deployment,
+    "gateway:key-revoke": _of_deployment,
+    "billing:call-list": lambda scene: {},
+    "billing:call-export": lambda scene: {},
+    "billing:call-detail": lambda scene: {"request_id": scene.call.request_id},
+    "deployments:deployment-list": lambda scene: {},
+    "deployments:deployment-detail": _of_deployment,
+    "deployments:deployment-redeploy": _of_deployment,
+    "deployments:deployment-rollback": lambda scene: {
+        **_of_deployment(scene),
+        "release_id": scene.old_release.public_id,
+    },
+    "deployments:deployment-delete": _of_deployment,
+    "orgs:token-list": lambda scene: {},
+    "orgs:token-create": lambda scene: {},
+    "orgs:token-revoke": lambda scene: {"token_id": scene.token.public_id},
+}
+POSTED = {
+    "gateway:key-provision",
+    "gateway:key-rotate",
+    "gateway:key-revoke",
+    "deployments:deployment-redeploy",
+    "deployments:deployment-rollback",
+    "deployments:deployment-delete",
+    "orgs:token-create",
+    "orgs:token-revoke",
+}
+PAGES = sorted(ARGUMENTS.keys() - POSTED)
+
+
+def _console_urls(patterns: Any, route: str = "", namespace: str = "") -> Iterator[str]:
+    for pattern in patterns:
+        path = route + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from _console_urls(pattern.url_patterns, path, pattern.app_name or namespace)
+        elif isinstance(pattern, URLPattern) and path.startswith("console/"):
+            yield f"{namespace}:{pattern.name}"
+
+
+@pytest.fixture
+def scene(organization: Organization, workspace: Workspace) -> Scene:
+    deployment = factories.make_deployment(workspace=workspace)
+    old_release = Release.objects.create(
+        deployment=deployment,
+        bundle_sha256="1" * 64,
+        status=Release.Status.SUPERSEDED,
+        activated_at=timezone.now(),
+    )
+    made = provisioning.provision(workspace, at=timezone.now())
+    environment.update(deployment, {"DATABASE_URL": SECRET_VALUE})
+    token, token_secret = tokens.issue(workspace, name="agent of Acme")
+    factories.make_credit(organization=organization)
+    call = factories.make_call(
+        organization=organization,
+        price=factories.make_price(),
+        usage=Usage(input=1200, output=340),
+        deployment_id=deployment.pk,
+        deploy_id=deployment.deploy_id,
+    )
+    secrets = [
+        made.secret,
+        token_secret,
+        SECRET_VALUE,
+        made.key.digest,
+        GatewayKey.objects.get(pk=made.key.pk).secret_sealed,
+        token.digest,
+        EnvironmentVariable.objects.filter(name="DATABASE_URL").get().value_sealed,
+    ]
+    return Scene(organization, deployment, old_release, call, token, made.key, secrets)
+
+
+def _text(response: Any) -> str:
+    return b"".join(response).decode() if response.streaming else response.content.decode()
+
+
+def test_every_console_url_has_a_case() -> None:
+    assert set(_console_urls(get_resolver().url_patterns)) == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_owner_opens_the_page(name: str, scene: Scene, owner_client: Client) -> None:
+    response = owner_client.get(scene.url(name))
+    assert response.status_code == 200
+    assert "no-store" in response["Cache-Control"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_shows_a_secret(name: str, scene: Scene, owner_client: Client) -> None:
+    text = _text(owner_client.get(scene.url(name)))
+    assert [secret for secret in scene.secrets if secret in text] == []
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_an_outsider_is_told_that_it_does_not_exist(
+    name: str, scene: Scene, outsider_client: Client
+) -> None:
+    send = outsider_client.post if name in POSTED else outsider_client.get
+    assert send(scene.url(name), {"name": "mine"}).status_code == 404
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_nobody_gets_in_without_logging_in(name: str, scene: Scene, client: Client) -> None:
+    send = client.post if name in POSTED else client.get
+    response = send(scene.url(name))
+    assert response.status_code == 302
+    assert response["Location"].startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("name", sorted(POSTED))
+@pytest.mark.parametrize("role", [Membership.Role.VIEWER, Membership.Role.BILLING])
+def test_who_may_not_manage_changes_nothing(name: str, role: str, scene: Scene) -> None:
+    user = factories.make_member(organization=scene.organization, role=role)
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    response = client.post(scene.url(name), {"name": "mine"})
+    assert response.status_code == 403
+    assert "Your role in this organization" in response.content.decode()
+    scene.key.refresh_from_db()
+    scene.deployment.refresh_from_db()
+    scene.token.refresh_from_db()
+    assert scene.key.revoked_at is None
+    assert scene.deployment.deleted_at is None
+    assert scene.token.revoked_at is None
+    assert WorkspaceToken.objects.count() == 1
+
+
+@pytest.mark.parametrize("name", sorted(POSTED))
+def test_what_changes_something_answers_no_get(
+    name: str, scene: Scene, owner_client: Client
+) -> None:
+    assert owner_client.get(scene.url(name)).status_code == 405
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_viewer_sees_no_form_that_changes_anything(name: str, scene: Scene) -> None:
+    user = factories.make_member(organization=scene.organization, role=Membership.Role.VIEWER)
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    text = _text(client.get(scene.url(name)))
+    assert text.count('method="post"') == (0 if name == "billing:call-export" else 1)  # log-out
+
+
+@pytest.mark.parametrize("name", sorted(POSTED))
+def test_a_form_of_another_site_is_refused(name: str, scene: Scene, owner: User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.post(scene.url(name), {"name": "mine"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("billing:call-detail", "request_id"),
+        ("deployments:deployment-detail", "deploy_id"),
+    ],
+)
+def test_foreign_things_are_not_found_under_the_own_organization(
+    name: str,
+    argument: str,
+    scene: Scene,
+    outsider_client: Client,
+    other_organization: Organization,
+) -> None:
+    arguments = {"organization": other_organization.slug, **ARGUMENTS[name](scene)}
+    assert outsider_client.get(reverse(name, kwargs=arguments)).status_code == 404
+    assert argument in arguments
