@@ -109,9 +109,12 @@ def summary(
     start: datetime,
     end: datetime,
     deployment_id: int | None = None,
+    workspace_id: int | None = None,
 ) -> Totals:
     """Totals of calls started in [start, end)."""
-    return _totals(_in_period(organization, start, end, deployment_id).aggregate(**_sums()))
+    return _totals(
+        _in_period(organization, start, end, deployment_id, workspace_id).aggregate(**_sums())
+    )
 
 
 def per_day(
@@ -119,9 +122,10 @@ def per_day(
     start: datetime,
     end: datetime,
     deployment_id: int | None = None,
+    workspace_id: int | None = None,
 ) -> list[DayTotals]:
     """Totals of each day with calls, oldest first; days are UTC."""
-    records = _in_period(organization, start, end, deployment_id)
+    records = _in_period(organization, start, end, deployment_id, workspace_id)
     by_day = _grouped(records.annotate(day=TruncDate("started_at", tzinfo=UTC)), "day")
     found = by_day.order_by("day")
     return [DayTotals(row["day"], _totals(row)) for row in found]
@@ -132,9 +136,12 @@ def per_model(
     start: datetime,
     end: datetime,
     deployment_id: int | None = None,
+    workspace_id: int | None = None,
 ) -> list[ModelTotals]:
     """Totals of each model asked for, dearest first."""
-    by_model = _grouped(_in_period(organization, start, end, deployment_id), "model_requested")
+    by_model = _grouped(
+        _in_period(organization, start, end, deployment_id, workspace_id), "model_requested"
+    )
     found = by_model.order_by("-sum_cost_nanos", "model_requested")
     return [ModelTotals(row["model_requested"], _totals(row)) for row in found]
 

@@ -13,6 +13,7 @@ from django.conf import settings
 
 from config.celery import app
 
+READY_SECONDS_MAX = 10.0
 _running: dict[str, Any] = {}
 
 
@@ -33,6 +34,19 @@ def start_tasks() -> None:
     if settings.REDIS_URL or _running:
         return
     ready = threading.Event()
+    thread = threading.Thread(target=_work, args=(ready,), name="celery-worker", daemon=True)
+    thread.start()
+    ready.wait(timeout=READY_SECONDS_MAX)
+    beat = EmbeddedService(
+        app, thread=True, schedule_filename=str(settings.DATA_DIR / "beat-schedule")
+    )
+    beat.daemon = True
+    beat.start()
+    _running.update(thread=thread, beat=beat)
+
+
+def _work(ready: threading.Event) -> None:
+    """Make and run the worker in this thread: Celery closes the connections of its own thread."""
     worker = _Worker(
         ready,
         app=app,
@@ -43,15 +57,8 @@ def start_tasks() -> None:
         without_gossip=True,
         loglevel="WARNING",
     )
-    thread = threading.Thread(target=worker.start, name="celery-worker", daemon=True)
-    thread.start()
-    ready.wait(timeout=10)
-    beat = EmbeddedService(
-        app, thread=True, schedule_filename=str(settings.DATA_DIR / "beat-schedule")
-    )
-    beat.daemon = True
-    beat.start()
-    _running.update(worker=worker, thread=thread, beat=beat)
+    _running["worker"] = worker
+    worker.start()
 
 
 def stop_tasks() -> None:

@@ -24,6 +24,7 @@ def redact(text: str) -> str:
 
 
 def _redact_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event.pop("color_message", None)  # uvicorn's message once more, with escape codes
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = redact(value)
@@ -63,7 +64,9 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         # One line per request is nginx's business; the gateway logs its own calls.
         "uvicorn.access": {"level": "WARNING", "propagate": True},
-        "uvicorn.error": {"level": "INFO", "propagate": True, "handlers": []},
+        "uvicorn.error": {"level": "WARNING", "propagate": True, "handlers": []},
+        "celery": {"level": "WARNING"},
+        "kombu": {"level": "ERROR"},
         "httpx": {"level": "WARNING"},
         "aiohttp.access": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},

@@ -205,7 +205,8 @@ SPECTACULAR_SETTINGS = {
 # --- Files -----------------------------------------------------------------------------------
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = Path(env.text("STATIC_ROOT", str(DATA_DIR / "static")))
+# Collected in production; embedded mode serves from where the files are.
+STATIC_ROOT = env.text("STATIC_ROOT") or (None if EMBEDDED else str(DATA_DIR / "static"))
 WHITENOISE_USE_FINDERS = EMBEDDED
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},

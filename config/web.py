@@ -24,7 +24,7 @@ def options(port: int, host: str) -> dict[str, object]:
         "port": port,
         "loop": "uvloop",
         "http": "httptools",
-        "ws": "websockets",
+        "ws": "websockets-sansio",
         "lifespan": "on",
         "log_config": None,
         "access_log": False,
@@ -40,7 +40,8 @@ def options(port: int, host: str) -> dict[str, object]:
 
 def _end_with_parent() -> None:
     """Stop as if told to, once standard input ends: the supervisor holds its other side."""
-    while sys.stdin.buffer.read(4096):
+    # os.read, not sys.stdin: a daemon thread inside a buffered read breaks the interpreter's exit.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,0 +1,1 @@
+"""End-to-end stories against the platform as `make run` starts it, over real HTTP."""

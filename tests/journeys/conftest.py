@@ -1,0 +1,129 @@
+"""The platform as a person starts it: `manage.py serve` with a data folder and port of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS_MAX = 90
+STOP_SECONDS_MAX = 40
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A running platform, and how to talk to it."""
+
+    port: int
+    data_dir: Path
+    environment: dict[str, str]
+    facts: dict[str, Any]
+    process: "subprocess.Popen[bytes]"
+
+    def data_api(self, path: str, body: Any = None, *, token: str | None = None) -> httpx.Response:
+        """POST to `/api/data/<path>` with the workspace token."""
+        return httpx.post(
+            f"{self.facts['api_url']}/api/data/{path}",
+            content=json.dumps(body) if body is not None else b"",
+            headers={
+                "authorization": f"Bearer {token or self.facts['auth_token']}",
+                "content-type": "application/json",
+            },
+            timeout=30,
+        )
+
+    def site(self, deploy_id: str, path: str, **request: Any) -> httpx.Response:
+        """A request to the deployed site, whose name not every resolver knows."""
+        method = request.pop("method", "GET")
+        headers = {"host": f"{deploy_id}.localhost:{self.port}", **request.pop("headers", {})}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx.request(method, url, headers=headers, timeout=60, **request)
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`python <arguments>` in the project, with the platform's environment."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 20, what: str = "it") -> Any:
+    """The first true value of `condition`, asked ten times a second."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"Waited {seconds} s for {what}.")
+
+
+def _own_database() -> Iterator[str]:
+    """A database for this run when PostgreSQL is used; "" for SQLite in the data folder."""
+    url = os.environ.get("DATABASE_URL", "")
+    if not url.startswith("postgres"):
+        yield ""
+        return
+    import psycopg
+
+    name = f"journey_{os.getpid()}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield url.rsplit("/", 1)[0] + f"/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def own_database() -> Iterator[str]:
+    yield from _own_database()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, own_database: str) -> Iterator[Platform]:
+    """One platform for all journeys; each deploys under a name of its own."""
+    data_dir = tmp_path_factory.mktemp("platform")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PORT": str(port),
+        "DATA_DIR": str(data_dir),
+        "PUBLIC_URL": f"http://localhost:{port}",
+        "HOME": str(data_dir),
+    }
+    environment.pop("DATABASE_URL", None)
+    if own_database:
+        environment["DATABASE_URL"] = own_database
+    with (data_dir / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    facts_path = data_dir / "dev.json"
+    try:
+        wait_for(
+            lambda: facts_path.exists() or process.poll() is not None,
+            seconds=START_SECONDS_MAX,
+            what="the platform to start",
+        )
+        assert process.poll() is None, (data_dir / "serve.log").read_text()
+        yield Platform(port, data_dir, environment, json.loads(facts_path.read_text()), process)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=STOP_SECONDS_MAX)
+        print((data_dir / "serve.log").read_text())
