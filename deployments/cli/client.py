@@ -25,6 +25,8 @@ UPLOAD_CHUNK_BYTES = 64 * 1024
 # Waits before the second and third try.
 RETRY_PAUSES_SECONDS = (0.3, 1.0)
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+# A proxy from the environment cannot reach this machine's own ports.
+NEVER_PROXIED = ("all://localhost", "all://*.localhost", "all://127.0.0.1", "all://[::1]")
 
 HINTS = {
     401: "The token was not accepted. Make a new one in the console and set it again.",
@@ -92,6 +94,7 @@ class Client:
         self._http = httpx.Client(
             timeout=httpx.Timeout(ANSWER_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
             headers={"User-Agent": "deployments-cli"},
+            mounts=dict.fromkeys(NEVER_PROXIED),
         )
 
     def __enter__(self) -> Self:

@@ -375,8 +375,23 @@ def test_other_paths_and_methods_are_refused(upstream: Upstream, function: Funct
 
 
 def test_the_models_are_those_of_the_gateway(upstream: Upstream, function: Function) -> None:
-    rows = [{"id": "gpt-4o"}, {"id": "smollm2-135m"}, {"name": "no id"}]
+    rows = [
+        {"id": "gpt-4o", "status": "provider_not_configured"},
+        {"id": "smollm2-135m", "status": "available"},
+        {"name": "no id"},
+    ]
     upstream.pieces = [json.dumps({"object": "list", "data": rows}).encode()]
     run = function.run(models_event(), environment_of(upstream))
     assert run.status == 200
-    assert run.json == {"models": ["gpt-4o", "smollm2-135m"], "default": "smollm2-135m"}
+    assert run.json == {
+        "models": [{"id": "gpt-4o", "ready": False}, {"id": "smollm2-135m", "ready": True}],
+        "default": "smollm2-135m",
+    }
+
+
+def test_without_the_usual_model_the_first_one_that_is_ready_is_the_default(
+    upstream: Upstream, function: Function
+) -> None:
+    rows = [{"id": "a", "status": "provider_not_configured"}, {"id": "b"}]
+    upstream.pieces = [json.dumps({"data": rows}).encode()]
+    assert function.run(models_event(), environment_of(upstream)).json["default"] == "b"

@@ -161,3 +161,13 @@ def test_an_upload_refused_half_way_shows_the_refusal(
     path.write_bytes(b"z" * 1000)
     with pytest.raises(RefusedByServer, match="413 At most 100 MiB"):
         client.upload(f"{server.url}/uploads/signed", path, on_progress=lambda done: None)
+
+
+def test_a_server_on_this_machine_is_reached_past_a_proxy(
+    server: ProtocolServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Client(Server(server.url, TOKEN, "test")) as client:
+        assert client.site(None)["exists"] is True

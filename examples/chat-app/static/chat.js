@@ -17,8 +17,8 @@ async function loadModels() {
     const response = await fetch("/api/models");
     if (!response.ok) throw new Error(await readError(response));
     const { models, default: preferred } = await response.json();
-    page.model.replaceChildren(...models.map((id) => new Option(id, id, false, id === preferred)));
-    page.model.disabled = models.length === 0;
+    page.model.replaceChildren(...models.map((model) => modelOption(model, preferred)));
+    page.model.disabled = !page.model.value;
   } catch (error) {
     page.model.replaceChildren(new Option("No models", ""));
     showError(error, { retry: false });
@@ -88,6 +88,12 @@ async function readError(response) {
 }
 
 // --- What is seen ---
+
+function modelOption({ id, ready }, preferred) {
+  const option = new Option(ready ? id : `${id} (not configured)`, id, false, id === preferred);
+  option.disabled = !ready;
+  return option;
+}
 
 function addBubble(role, text) {
   const bubble = document.createElement("li");

@@ -2,7 +2,8 @@
  * The server side of the chat: relays a conversation to the AI gateway and its answer, piece by
  * piece, to the browser. The gateway key stays here; the page never sees it.
  *
- *   GET  /api/models  {"models": ["smollm2-135m", ...], "default": "smollm2-135m"}
+ *   GET  /api/models  {"models": [{"id": "smollm2-135m", "ready": true}, ...],
+ *                      "default": "smollm2-135m"}
  *   POST /api/chat    {"messages": [{"role", "content"}, ...], "model"?}
  *                     answers with server-sent events:
  *                       data: {"text": "..."}    a piece of the answer
@@ -18,7 +19,9 @@ const DEFAULT_MODEL = "smollm2-135m";
 const MESSAGES_MAX = 100;
 const MESSAGES_SENT_MAX = 12; // the small local model has a short memory
 const CHARACTERS_MAX = 8_000; // of one message
-const ANSWER_TOKENS_MAX = 1_024;
+// The small local model rambles, and on a busy laptop more would not fit in a function's 30 s.
+const LOCAL_ANSWER_TOKENS_MAX = 400;
+const ANSWER_TOKENS_MAX = 4_096; // room for models that think before they write
 const EVENT_CHARACTERS_MAX = 1_000_000;
 const MODELS_TIMEOUT_MS = 10_000;
 // Kept back from the function's time, so that a slow answer ends with a message, not a cut.
@@ -73,8 +76,10 @@ class Reply {
 
   fail(error) {
     if (this.gone.signal.aborted) return;
-    if (!(error instanceof Refusal)) console.error(error);
     const message = readable(error);
+    // What the person is told is enough for what was foreseen; a stack trace is for the rest.
+    if (error.name === "TimeoutError") console.error(message);
+    else if (!(error instanceof Refusal)) console.error(error);
     if (this.body) this.event({ error: message });
     else this.json(error.status ?? 502, { error: { message } });
   }
@@ -101,9 +106,10 @@ async function answer(event, reply, context) {
 async function chat(body, reply, context) {
   const { messages, model } = readConversation(body);
   const milliseconds = Math.max(context.getRemainingTimeInMillis() - SPARE_MS, 1);
+  const tokens = model === DEFAULT_MODEL ? LOCAL_ANSWER_TOKENS_MAX : ANSWER_TOKENS_MAX;
   const upstream = await callGateway("/chat/completions", {
     method: "POST",
-    body: JSON.stringify({ model, messages, stream: true, max_tokens: ANSWER_TOKENS_MAX }),
+    body: JSON.stringify({ model, messages, stream: true, max_tokens: tokens }),
     signal: AbortSignal.any([reply.gone.signal, AbortSignal.timeout(milliseconds)]),
   });
   reply.start(200, "text/event-stream; charset=utf-8");
@@ -114,8 +120,12 @@ async function chat(body, reply, context) {
 async function listModels() {
   const upstream = await callGateway("/models", { signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) });
   const { data = [] } = await upstream.json();
-  const models = data.map((model) => model.id).filter((id) => typeof id === "string");
-  return { models, default: models.includes(DEFAULT_MODEL) ? DEFAULT_MODEL : models[0] };
+  const models = data
+    .filter((model) => typeof model.id === "string")
+    // A model whose provider has no credentials yet is listed, but every call would be refused.
+    .map(({ id, status }) => ({ id, ready: status !== "provider_not_configured" }));
+  const ready = models.filter((model) => model.ready).map((model) => model.id);
+  return { models, default: ready.includes(DEFAULT_MODEL) ? DEFAULT_MODEL : (ready[0] ?? null) };
 }
 
 /** A 2xx response of the gateway, or a Refusal that says what it said. */
