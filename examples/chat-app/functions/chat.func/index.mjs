@@ -20,7 +20,7 @@ const MESSAGES_MAX = 100;
 const MESSAGES_SENT_MAX = 12; // the small local model has a short memory
 const CHARACTERS_MAX = 8_000; // of one message
 // The small local model rambles, and on a busy laptop more would not fit in a function's 30 s.
-const LOCAL_ANSWER_TOKENS_MAX = 400;
+const LOCAL_ANSWER_TOKENS_MAX = 300;
 const ANSWER_TOKENS_MAX = 4_096; // room for models that think before they write
 const EVENT_CHARACTERS_MAX = 1_000_000;
 const MODELS_TIMEOUT_MS = 10_000;
