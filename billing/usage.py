@@ -147,11 +147,17 @@ def per_model(
 
 
 def per_deployment(
-    organization: Organization, start: datetime, end: datetime
+    organization: Organization,
+    start: datetime,
+    end: datetime,
+    deployment_id: int | None = None,
+    workspace_id: int | None = None,
 ) -> list[DeploymentTotals]:
     """Totals of each deployment, dearest first."""
     by_deployment = _grouped(
-        _in_period(organization, start, end, None), "deployment_id", "deploy_id"
+        _in_period(organization, start, end, deployment_id, workspace_id),
+        "deployment_id",
+        "deploy_id",
     )
     found = by_deployment.order_by("-sum_cost_nanos", "deploy_id")
     return [DeploymentTotals(row["deployment_id"], row["deploy_id"], _totals(row)) for row in found]
@@ -237,9 +243,17 @@ def _totals(row: dict[str, Any]) -> Totals:
 
 
 def _in_period(
-    organization: Organization, start: datetime, end: datetime, deployment_id: int | None
+    organization: Organization,
+    start: datetime,
+    end: datetime,
+    deployment_id: int | None,
+    workspace_id: int | None,
 ) -> "QuerySet[UsageRecord]":
     records = UsageRecord.objects.filter(
         organization=organization, started_at__gte=start, started_at__lt=end
     )
-    return records if deployment_id is None else records.filter(deployment_id=deployment_id)
+    if deployment_id is not None:
+        records = records.filter(deployment_id=deployment_id)
+    if workspace_id is not None:
+        records = records.filter(workspace_id=workspace_id)
+    return records

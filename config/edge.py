@@ -5,7 +5,7 @@ body limit of Django's side. Sends no answer of its own beyond a short refusal.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ BAD_PATH = re.compile(rb"%2e|%2f|%5c|%00|\\|//", re.IGNORECASE)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class BodyTooLarge(Exception):

@@ -37,7 +37,7 @@ def start_tasks() -> None:
     thread = threading.Thread(target=_work, args=(ready,), name="celery-worker", daemon=True)
     thread.start()
     ready.wait(timeout=READY_SECONDS_MAX)
-    beat = EmbeddedService(
+    beat: Any = EmbeddedService(
         app, thread=True, schedule_filename=str(settings.DATA_DIR / "beat-schedule")
     )
     beat.daemon = True

@@ -5,24 +5,18 @@ All are POST with a JSON body and a workspace token. The five of the deploy clie
 within the caller's workspace.
 """
 
-from typing import Any, cast
-
 from django.conf import settings
-from django.http import HttpRequest
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
-from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from deployments import deploying, directory, environment, logs, releases, variables
 from deployments import serializers as wire
 from deployments.models import Deployment, Release
-from orgs.authentication import WorkspaceCaller
+from orgs.data_api import DataApiCall, workspace_of
 from orgs.errors import DataApiError
-from orgs.models import Workspace
 
 LOG_ENTRIES_MAX = 1000
 
@@ -39,27 +33,8 @@ INVALID_FIELDS: dict[type[Exception], str] = {
 }
 
 
-class BodyParser(JSONParser):
-    """JSON, where hostile nesting is the caller's error and not ours."""
-
-    def parse(self, *args: Any, **kwargs: Any) -> Any:
-        """The parsed body. Raises ParseError."""
-        try:
-            return super().parse(*args, **kwargs)
-        except RecursionError:
-            raise exceptions.ParseError("It is nested too deeply.") from None
-
-
-class DeploymentCall(APIView):
-    """What the calls share: the caller's workspace, and domain errors as refusals."""
-
-    parser_classes = (BodyParser,)
-
-    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
-        """Let DRF see a chunked body, which it takes for none: `{}` means the default site."""
-        if "CONTENT_LENGTH" not in request.META:
-            request.META["CONTENT_LENGTH"] = str(len(request.body))
-        return super().initialize_request(request, *args, **kwargs)
+class DeploymentCall(DataApiCall):
+    """What the calls share: finding the deployment, and domain errors as refusals."""
 
     def handle_exception(self, exc: Exception) -> Response:
         """Refuse with the status and code of REFUSALS; everything else is DRF's."""
@@ -74,11 +49,6 @@ class DeploymentCall(APIView):
         """The deployment `target` names. Raises ValidationError, DeploymentNotFound."""
         target.is_valid(raise_exception=True)
         return directory.find(workspace_of(self.request), target.name)
-
-
-def workspace_of(request: Request) -> Workspace:
-    """The workspace whose token the request carries."""
-    return cast(WorkspaceCaller, request.user).workspace
 
 
 class GetUploadUrl(DeploymentCall):

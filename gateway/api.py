@@ -12,7 +12,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
-from rest_framework.views import APIView
 
 from billing import usage
 from billing.money import dollars_from_nanos
@@ -29,13 +28,14 @@ from gateway.serializers import (
     UsageQuerySerializer,
     UsageSerializer,
 )
+from orgs.data_api import DataApiCall, workspace_of
 from orgs.errors import DataApiError
 
 USAGE_DAYS_DEFAULT = 30
 USAGE_DAYS_MAX = 366
 
 
-class AigatewayView(APIView):
+class AigatewayView(DataApiCall):
     """What the five calls share: reading the body, and the 404 for a missing deployment."""
 
     serializer_class: type[Serializer[None]] = TargetSerializer
@@ -81,7 +81,7 @@ class ProvisionView(AigatewayView):
         """Safe to retry: the same key comes back with `isNew: false`."""
         body = self.read(request)
         provisioned = provisioning.provision(
-            request.user.workspace, body.get("deployId"), at=timezone.now()
+            workspace_of(request), body.get("deployId"), at=timezone.now()
         )
         return _secret_response(_describe(provisioned))
 
@@ -96,7 +96,7 @@ class RotateView(AigatewayView):
         """The old key works for `graceSeconds` more."""
         body = self.read(request)
         provisioned = provisioning.rotate(
-            request.user.workspace,
+            workspace_of(request),
             body.get("deployId"),
             grace_seconds=body["graceSeconds"],
             at=timezone.now(),
@@ -115,7 +115,7 @@ class InfoView(AigatewayView):
     def post(self, request: Request) -> Response:
         """The key's prefix and dates."""
         body = self.read(request)
-        deployment = directory.require_deployed(request.user.workspace, body.get("deployId"))
+        deployment = directory.require_deployed(workspace_of(request), body.get("deployId"))
         key = keys.current(deployment)
         return Response(
             {
@@ -138,7 +138,7 @@ class RevokeView(AigatewayView):
         """Revoking twice is not an error."""
         body = self.read(request)
         deployment = provisioning.revoke(
-            request.user.workspace, body.get("deployId"), at=timezone.now()
+            workspace_of(request), body.get("deployId"), at=timezone.now()
         )
         return Response({"deployId": deployment.deploy_id, "revoked": True})
 
@@ -159,26 +159,47 @@ class UsageView(AigatewayView):
                 "invalid_request",
                 f"from: must be before 'to' and at most {USAGE_DAYS_MAX} days earlier.",
             )
-        scope: dict[str, Any] = {"workspace_id": request.user.workspace.pk}
+        query: dict[str, Any] = {
+            "organization": workspace_of(request).organization,
+            "start": start,
+            "end": end,
+            "workspace_id": workspace_of(request).pk,
+        }
         if deploy_id := body.get("deployId"):
-            deployment = directory.require_deployed(request.user.workspace, deploy_id)
-            scope["deployment_id"] = deployment.pk
-        group = {"day": usage.per_day, "model": usage.per_model, "deployment": usage.per_deployment}
-        organization = request.user.organization
-        rows = group[body["groupBy"]](organization, start, end, **scope)
-        total = usage.summary(organization, start, end, **scope)
+            deployment = directory.require_deployed(workspace_of(request), deploy_id)
+            query["deployment_id"] = deployment.pk
         return Response(
             {
                 "groupBy": body["groupBy"],
-                "rows": [_describe_usage(row) for row in rows],
-                "total": _describe_usage(total),
+                "rows": _rows(body["groupBy"], query),
+                "total": _describe_usage(usage.summary(**query)),
             }
         )
 
 
-def _describe_usage(row: Any) -> dict[str, Any]:
-    """One line of usage: what it is grouped by, counts, and the cost in both units."""
-    described = {name: getattr(row, name) for name in row.__slots__}
-    described["costNanos"] = described.pop("cost_nanos")
-    described["costUsd"] = format(dollars_from_nanos(described["costNanos"]), "f")
-    return described
+def _describe_usage(totals: usage.Totals) -> dict[str, Any]:
+    """Counts of calls and tokens, and the cost in nano-dollars and exact dollars."""
+    return {
+        "calls": totals.calls,
+        "inputTokens": totals.input_tokens,
+        "cacheReadTokens": totals.cache_read_tokens,
+        "cacheWriteTokens": totals.cache_write_tokens,
+        "outputTokens": totals.output_tokens,
+        "reasoningTokens": totals.reasoning_tokens,
+        "costNanos": totals.cost_nanos,
+        "costUsd": format(dollars_from_nanos(totals.cost_nanos), "f"),
+    }
+
+
+def _rows(group_by: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per day, model or deployment, each naming what it is about."""
+    if group_by == "day":
+        return [{"day": row.day, **_describe_usage(row.totals)} for row in usage.per_day(**query)]
+    if group_by == "model":
+        return [
+            {"model": row.model, **_describe_usage(row.totals)} for row in usage.per_model(**query)
+        ]
+    return [
+        {"deployId": row.deploy_id, **_describe_usage(row.totals)}
+        for row in usage.per_deployment(**query)
+    ]

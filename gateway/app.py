@@ -68,6 +68,7 @@ class GatewayApp:
 def _handler_for(exchange: Exchange) -> Handler:
     """The handler of this path and method. Raises Refusal (404, 405)."""
     path = exchange.path
+    handler: Handler
     if path.startswith(f"{BASE}/models/"):
         method, handler = "GET", serve_model
     elif path in ENDPOINTS:

@@ -9,11 +9,11 @@ in threads of its own; must never be waited for by a call whose entries are fres
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from django.db import DatabaseError, close_old_connections, connections
 
@@ -71,7 +71,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._callers: OrderedDict[str, _Entry[Caller | None]] = OrderedDict()
         self._catalog: dict[str, _Entry[catalog.Catalog]] = {}
-        self._loads: dict[str, asyncio.Future[object]] = {}
+        self._loads: dict[str, asyncio.Future[Any]] = {}
         self._touched: OrderedDict[int, float] = OrderedDict()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="snapshot")
 
@@ -120,7 +120,7 @@ class Snapshot:
         self._threads.submit(_write, {"exposed_at": datetime.now(UTC)}, key_id)
 
     async def _fresh(
-        self, entries: "dict[str, _Entry[Value]]", name: str, load: Callable[[], Value]
+        self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
     ) -> "_Entry[Value]":
         """The entry, renewed: in the background while it may still be used, else before."""
         entry = entries.get(name)
@@ -132,7 +132,7 @@ class Snapshot:
         return await self._load(entries, name, load)
 
     async def _renew(
-        self, entries: "dict[str, _Entry[Value]]", name: str, load: Callable[[], Value]
+        self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
     ) -> None:
         try:
             await self._load(entries, name, load)
@@ -140,7 +140,7 @@ class Snapshot:
             return  # the next caller waits for the database and gets the error itself
 
     async def _load(
-        self, entries: "dict[str, _Entry[Value]]", name: str, load: Callable[[], Value]
+        self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
     ) -> "_Entry[Value]":
         """Load once, however many wait for it. The entry's age counts from before the query."""
         began_at = time.monotonic()
@@ -148,17 +148,17 @@ class Snapshot:
         future = self._loads.get(loading)
         if future is None:
             loop = asyncio.get_running_loop()
-            future = asyncio.ensure_future(loop.run_in_executor(self._threads, _guarded, load))
-            self._loads[loading] = future
+            future = loop.run_in_executor(self._threads, _guarded, load)
             future.add_done_callback(lambda _: self._loads.pop(loading, None))
+            self._loads[loading] = future
         try:
             async with asyncio.timeout(LOAD_SECONDS_MAX):
                 value = await asyncio.shield(future)
         except (DatabaseError, TimeoutError) as error:
             raise UnableToLoad from error
-        entry = _Entry(value, began_at)
-        entries[name] = entry  # type: ignore[assignment]
-        return entry  # type: ignore[return-value]
+        entry: _Entry[Value] = _Entry(value, began_at)
+        entries[name] = entry
+        return entry
 
 
 def _guarded(load: Callable[[], Value]) -> Value:

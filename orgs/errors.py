@@ -14,7 +14,7 @@ from rest_framework.views import exception_handler
 class DataApiError(exceptions.APIException):
     """A refusal with its own status and stable machine-readable code."""
 
-    status_code = status.HTTP_400_BAD_REQUEST
+    status_code: int = status.HTTP_400_BAD_REQUEST
 
     def __init__(self, code: str, message: str, *, status_code: int | None = None) -> None:
         self.code = code
