@@ -1,0 +1,216 @@
+"""Every admin page opens, and none shows or loses a secret."""
+
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.db.models import Model
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.pricing import Usage
+from deployments import deploying, environment, logs
+from deployments.models import EnvironmentVariable, Upload
+from gateway import credentials, provisioning
+from gateway.models import GatewayKey, ModelRoute, ProviderCredential
+from orgs import tokens
+from orgs.models import Organization, User, Workspace, WorkspaceToken
+from tests import factories
+
+PROVIDER_KEY = "sk-provider-0123456789abcdef"
+MODELS = sorted(
+    (
+        model
+        for model in admin.site._registry
+        if model._meta.app_label in {"orgs", "billing", "deployments", "gateway"}
+    ),
+    key=lambda model: model._meta.label,
+)
+OURS = {
+    "Organization",
+    "Workspace",
+    "Membership",
+    "User",
+    "WorkspaceToken",
+    "Deployment",
+    "Release",
+    "Upload",
+    "EnvironmentVariable",
+    "LogEntry",
+    "GatewayKey",
+    "ModelRoute",
+    "PriceVersion",
+    "ProviderCredential",
+    "LedgerAccount",
+    "Transfer",
+    "UsageRecord",
+}
+NEVER_EDITED = [LedgerAccount, Transfer, PriceVersion, UsageRecord]
+
+
+@pytest.fixture
+def staff_client(db: None) -> Client:
+    client = Client()
+    user = User.objects.create_superuser("staff@example.com", factories.PASSWORD)
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def secrets(organization: Organization, workspace: Workspace, owner: User) -> list[str]:
+    """One row of every model, and all that must not appear."""
+    deployment = factories.make_deployment(workspace=workspace)
+    made = provisioning.provision(workspace, at=timezone.now())
+    environment.update(deployment, {"DATABASE_URL": "postgres://very-secret"})
+    token, token_secret = tokens.issue(workspace, name="agent")
+    credential = ProviderCredential(provider="openai", name="main")
+    credentials.seal_api_key(credential, PROVIDER_KEY)
+    credential.save()
+    deploying.issue_upload(deployment)
+    logs.append(deployment.pk, function_name="f", request_id="r", message="line", at=timezone.now())
+    factories.make_route()
+    factories.make_credit(organization=organization)
+    factories.make_call(
+        organization=organization, price=factories.make_price(), usage=Usage(input=10, output=5)
+    )
+    return [
+        made.secret,
+        made.key.digest,
+        GatewayKey.objects.get().secret_sealed,
+        "postgres://very-secret",
+        *EnvironmentVariable.objects.values_list("value_sealed", flat=True),
+        token_secret,
+        token.digest,
+        PROVIDER_KEY,
+        credential.api_key_sealed,
+        Upload.objects.get().nonce,
+        owner.password,
+    ]
+
+
+def _list_url(model: type[Model]) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
+
+def _change_url(row: Model) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+
+
+def test_every_model_of_ours_is_in_the_admin() -> None:
+    assert {model.__name__ for model in MODELS} == OURS
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_lists_and_pages_open_and_show_no_secret(
+    model: Any, secrets: list[str], staff_client: Client
+) -> None:
+    row = model._default_manager.order_by("pk").first()
+    assert row is not None, "the scene has no such row"
+    for url in (_list_url(model), f"{_list_url(model)}?q=a", _change_url(row)):
+        response = staff_client.get(url)
+        assert response.status_code == 200
+        text = response.content.decode()
+        assert [secret for secret in secrets if secret in text] == []
+
+
+@pytest.mark.parametrize("model", NEVER_EDITED, ids=lambda model: model.__name__)
+def test_money_is_neither_added_nor_changed_nor_deleted(
+    model: Any, secrets: list[str], staff_client: Client
+) -> None:
+    row = model.objects.order_by("pk").first()
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    assert staff_client.post(reverse(f"{name}_add"), {}).status_code == 403
+    assert staff_client.post(_change_url(row), {}).status_code == 403
+    assert (
+        staff_client.post(reverse(f"{name}_delete", args=[row.pk]), {"post": "yes"}).status_code
+        == 403
+    )
+    assert "delete_selected" not in staff_client.get(_list_url(model)).content.decode()
+
+
+def test_members_without_staff_rights_get_no_admin(owner_client: Client) -> None:
+    assert owner_client.get("/admin/").status_code == 302
+
+
+def test_granting_credit_is_one_transfer_however_often_the_form_is_sent(
+    organization: Organization, secrets: list[str], staff_client: Client
+) -> None:
+    account = LedgerAccount.objects.get(organization=organization, kind=LedgerAccount.Kind.CREDITS)
+    before = account.posted_nanos
+    url = reverse("admin:billing_ledgeraccount_grant_credit", args=[account.pk])
+    assert url in staff_client.get(_change_url(account)).content.decode()
+    key = staff_client.get(url).context["form"]["idempotency_key"].value()
+    data = {"amount": "12.50", "reason": "Beta tester", "idempotency_key": key}
+    for _ in range(2):
+        assert staff_client.post(url, data).status_code == 302
+    account.refresh_from_db()
+    assert account.posted_nanos - before == 12_500_000_000
+    transfer = Transfer.objects.get(idempotency_key=key)
+    assert transfer.reason == "Beta tester"
+    assert transfer.created_by is not None
+    changed = staff_client.post(url, data | {"amount": "99"})
+    assert "granted another amount before" in changed.content.decode()
+
+
+@pytest.mark.parametrize("amount", ["", "0", "-5", "ten", "1.0000000001", "NaN"])
+def test_an_amount_that_is_none_grants_nothing(
+    amount: str, organization: Organization, secrets: list[str], staff_client: Client
+) -> None:
+    account = LedgerAccount.objects.get(organization=organization, kind=LedgerAccount.Kind.CREDITS)
+    url = reverse("admin:billing_ledgeraccount_grant_credit", args=[account.pk])
+    count = Transfer.objects.count()
+    data = {"amount": amount, "reason": "x", "idempotency_key": "k"}
+    assert staff_client.post(url, data).status_code == 200
+    assert Transfer.objects.count() == count
+
+
+def test_a_provider_key_is_stored_encrypted_and_kept_when_left_empty(staff_client: Client) -> None:
+    data = {"provider": "openai", "name": "main", "base_url": "", "is_active": "on"}
+    add = reverse("admin:gateway_providercredential_add")
+    assert staff_client.post(add, data | {"api_key": PROVIDER_KEY}).status_code == 302
+    credential = ProviderCredential.objects.get()
+    assert credentials.configured()["openai"].api_key == PROVIDER_KEY
+    assert credential.api_key_hint == PROVIDER_KEY[-4:]
+    assert PROVIDER_KEY not in credential.api_key_sealed
+    staff_client.post(_change_url(credential), data | {"name": "renamed", "api_key": ""})
+    assert credentials.configured()["openai"].api_key == PROVIDER_KEY
+    staff_client.post(_change_url(credential), data | {"api_key": "sk-replaced-0123456789"})
+    assert credentials.configured()["openai"].api_key == "sk-replaced-0123456789"
+
+
+def test_a_model_route_keeps_its_settings_through_its_form(staff_client: Client) -> None:
+    route = factories.make_route()
+    page = staff_client.get(_change_url(route))
+    initial = page.context["adminform"].form.initial
+    data = {name: value for name, value in initial.items() if value is not None}
+    data |= {"aliases": '["small"]', "capabilities": '["chat"]', "is_active": "on"}
+    assert staff_client.post(_change_url(route), data).status_code == 302
+    route.refresh_from_db()
+    assert (route.aliases, route.capabilities) == (["small"], ["chat"])
+    assert route.context_tokens_max == 8192
+    assert ModelRoute.objects.count() == 1
+
+
+def test_staff_revoke_tokens_and_keys(
+    workspace: Workspace, secrets: list[str], staff_client: Client
+) -> None:
+    for model in (WorkspaceToken, GatewayKey):
+        row = model.objects.get()
+        data = {"action": "revoke", "_selected_action": [row.pk]}
+        assert staff_client.post(_list_url(model), data).status_code == 302
+        row.refresh_from_db()
+        assert row.revoked_at is not None
+
+
+def test_staff_make_people_by_e_mail_address(staff_client: Client) -> None:
+    data = {
+        "email": "new@example.com",
+        "password1": factories.PASSWORD,
+        "password2": factories.PASSWORD,
+        "usable_password": "true",
+    }
+    response = staff_client.post(reverse("admin:orgs_user_add"), data)
+    assert response.status_code == 302
+    assert User.objects.get(email="new@example.com").check_password(factories.PASSWORD)
