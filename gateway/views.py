@@ -35,10 +35,6 @@ GRACES = {
     3600: "works for 1 hour more",
     86_400: "works for 24 hours more",
 }
-    0: "stops working at once",
-    3600: "works for 1 hour more",
-    86_400: "works for 24 hours more",
-}
 SERVED_WITHOUT_ACCOUNT = "local"
 
 
