@@ -23,7 +23,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
-from deployments import routing, serving
+from deployments import environment, routing, serving
 from deployments.models import Deployment, Release
 from deployments.runtime import events, pool
 from deployments.runtime.driver import (
@@ -107,7 +107,10 @@ def _build(deployment: Deployment, release: Release) -> Site:
         router = routing.Router(manifest.get("routes", []))
     except routing.UnableToRoute as error:
         raise UnableToServe(f"Release {release.public_id}: {error}") from None
-    environment = _environment(release)
+    try:
+        variables = environment.open_snapshot(release)
+    except vault.UnableToDecrypt as error:
+        raise UnableToServe(f"Release {release.public_id}: {error}") from None
     functions = {
         name: FunctionSpec(
             deployment_id=deployment.pk,
@@ -116,24 +119,12 @@ def _build(deployment: Deployment, release: Release) -> Site:
             function_name=name,
             folder=folder / function["folder"],
             entry=function["entry"],
-            environment=environment,
+            environment=variables,
         )
         for name, function in manifest.get("functions", {}).items()
     }
     files = serving.StaticFiles.scan(folder / "static")
     return Site(release.public_id, router, files, functions)
-
-
-def _environment(release: Release) -> dict[str, str]:
-    if not release.environment_sealed:
-        return {}
-    context = f"deployments.Release:{release.public_id}:environment"
-    try:
-        plain = vault.decrypt(release.environment_sealed, context=context)
-    except vault.UnableToDecrypt as error:
-        raise UnableToServe(f"Release {release.public_id}: {error}") from None
-    environment: dict[str, str] = json.loads(plain)
-    return environment
 
 
 class _Directory:
