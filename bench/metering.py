@@ -1,13 +1,16 @@
 """CPU of metering alone: microseconds per call (hold and settle) with 32 calls in flight.
 
-    DATABASE_URL=sqlite:////tmp/bench.sqlite3 python bench/metering.py [calls] [in_flight]
+    DATABASE_URL=sqlite:////tmp/bench.sqlite3 python bench/metering.py [calls [in_flight [wait_ms]]]
 
-Makes its own organization, price and credit in that database, and leaves them there: use a
-database made for the purpose. Prints this process's CPU; a database server's own is not in it.
+`wait_ms`: how long each call pretends to wait for its provider; calls then drift apart and batches
+get smaller. Makes its own organization, price and credit in that database, and leaves them there:
+use a database made for the purpose. Prints this process's CPU; a database server's own is not in
+it.
 """
 
 import asyncio
 import os
+import random
 import resource
 import sys
 import time
@@ -25,7 +28,9 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def run(organization_id: int, price: object, calls: int, in_flight: int) -> None:
+async def run(
+    organization_id: int, price: object, calls: int, in_flight: int, wait_ms: int
+) -> None:
     from billing import metering, pricing
 
     meter = metering.Meter()
@@ -48,6 +53,8 @@ async def run(organization_id: int, price: object, calls: int, in_flight: int) -
                     started_at=datetime.fromtimestamp(now, UTC),
                 )
             )  # fmt: skip
+            if wait_ms:
+                await asyncio.sleep(random.uniform(0.5, 1.5) * wait_ms / 1000)
             await call.settle(
                 metering.Ending(
                     status="FINISHED", http_status=200, usage_source="PROVIDER",
@@ -90,9 +97,10 @@ def main() -> None:
     price = pricing.Price.from_rates(version.pk, rates)
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
     in_flight = int(sys.argv[2]) if len(sys.argv) > 2 else 32
+    wait_ms = int(sys.argv[3]) if len(sys.argv) > 3 else 0
     print(connection.vendor)
     for _ in range(3):
-        asyncio.run(run(organization.pk, price, calls, in_flight))
+        asyncio.run(run(organization.pk, price, calls, in_flight, wait_ms))
     balance = ledger.balance(organization)
     print(f"left {balance.posted_nanos}, held {balance.held_nanos}")
 

@@ -12,7 +12,7 @@ call. Must not know what a call, a model or a price is.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -344,8 +344,11 @@ def commit_batch(
     settlements: Sequence[Settlement] = (),
     holds: Sequence[Hold] = (),
     is_retry: bool = False,
+    also: Callable[[BatchOutcome], None] | None = None,
 ) -> BatchOutcome:
     """Write settlements, then holds (so they may use what was returned), in one transaction.
+
+    `also(outcome)` runs inside that transaction, for what must be written with the transfers.
 
     With `is_retry`, intentions that an earlier try committed are recognized by their keys and not
     written again; without it they are refused as a whole, which tells the caller to retry.
@@ -353,7 +356,10 @@ def commit_batch(
     """
     try:
         with transaction.atomic():
-            return _Batch(settlements, holds, is_retry=is_retry).commit()
+            outcome = _Batch(settlements, holds, is_retry=is_retry).commit()
+            if also is not None:
+                also(outcome)
+            return outcome
     except IntegrityError as error:
         constraint = _constraint_of(error)
         if constraint == "billing_transfer_resolved_once":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, connection
 from django.db import Error as DatabaseRefusal
 
 from billing import calls, ledger, rows
@@ -198,29 +198,12 @@ class Writer:
         """Commit the batch in one transaction: transfers, counters and usage records."""
         holds = [item for item in batch if isinstance(item, HoldOperation)]
         settlements = [item for item in batch if isinstance(item, SettleOperation)]
-        with transaction.atomic():
-            outcome = ledger.commit_batch(
-                settlements=[item.intention for item in settlements],
-                holds=[item.intention for item in holds],
-                is_retry=is_retry,
-            )
-            records = [
-                calls.usage_row(
-                    item.opening,
-                    item.ending,
-                    cost_nanos=item.intention.cost_nanos,
-                    transfer_id=transfer_id,
-                )
-                for item, transfer_id in zip(settlements, outcome.settled, strict=True)
-                if item.ending is not None
-            ]
-            if records:
-                rows.insert(
-                    "billing_usagerecord",
-                    calls.USAGE_COLUMNS,
-                    records,
-                    suffix="ON CONFLICT (call_id) DO NOTHING",  # an earlier try wrote it
-                )
+        outcome = ledger.commit_batch(
+            settlements=[item.intention for item in settlements],
+            holds=[item.intention for item in holds],
+            is_retry=is_retry,
+            also=lambda outcome: _record(settlements, outcome),
+        )
         for item, held in zip(holds, outcome.held, strict=True):
             item.outcome = held
 
@@ -237,6 +220,27 @@ class Writer:
             opening=repr(operation.opening),
             ending=repr(operation.ending),
             cost_nanos=operation.intention.cost_nanos,
+        )
+
+
+def _record(settlements: list[SettleOperation], outcome: ledger.BatchOutcome) -> None:
+    """Write the usage records of calls that ended, each with the transfer that charged it."""
+    records = [
+        calls.usage_row(
+            item.opening,
+            item.ending,
+            cost_nanos=item.intention.cost_nanos,
+            transfer_id=transfer_id,
+        )
+        for item, transfer_id in zip(settlements, outcome.settled, strict=True)
+        if item.ending is not None
+    ]
+    if records:
+        rows.insert(
+            "billing_usagerecord",
+            calls.USAGE_COLUMNS,
+            records,
+            suffix="ON CONFLICT (call_id) DO NOTHING",  # an earlier try wrote it
         )
 
 
