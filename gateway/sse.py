@@ -2,7 +2,8 @@
 
 Follows the WHATWG rules (html.spec.whatwg.org, "Parsing an event stream"): lines end in LF, CRLF
 or CR, also when the two bytes of CRLF arrive apart; a blank line ends a message; lines beginning
-with ":" are comments; several `data:` lines join with LF. Pure; bounded by `message_bytes_max`.
+with ":" are comments; several `data:` lines join with LF. A message without its blank line is never
+delivered: the stream was cut inside it. Pure; bounded by `message_bytes_max`.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Decoder:
         self._is_start = True
         self._skip_line_feed = False
         self._data: list[str] = []
-        self._data_size = 0
+        self._size = 0
         self._event = ""
 
     def feed(self, piece: bytes) -> list[Message]:
@@ -41,7 +42,10 @@ class Decoder:
             piece = piece.removeprefix(b"\n")
             self._skip_line_feed = False
         buffer = self._rest + piece
-        if self._is_start and len(buffer) >= len(BYTE_ORDER_MARK):
+        if self._is_start:
+            if len(buffer) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(buffer):
+                self._rest = buffer
+                return []
             buffer = buffer.removeprefix(BYTE_ORDER_MARK)
             self._is_start = False
         if buffer.endswith(b"\r"):
@@ -50,33 +54,27 @@ class Decoder:
         if b"\r" in buffer:
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, self._rest = buffer.split(b"\n")
-        if len(self._rest) + self._data_size > self._limit:
-            raise MessageTooLong
         messages = []
         for line in lines:
             message = self._read_line(line)
             if message is not None:
                 messages.append(message)
+        self._check_size(self._rest)
         return messages
 
-    def close(self) -> list[Message]:
-        """What an unfinished last message held: the standard drops it, so this is empty.
-
-        Providers end streams with a blank line; a missing one means the stream was cut.
-        """
-        self._rest = b""
-        self._data = []
-        return []
+    def _check_size(self, line: bytes) -> None:
+        """Bounds the raw lines of a message, whole or not, so cuts do not move the limit."""
+        if self._size + len(line) > self._limit:
+            raise MessageTooLong
 
     def _read_line(self, line: bytes) -> Message | None:
         if not line:
             return self._finish_message()
+        self._check_size(line)
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data_size += len(value) + 1
-            if self._data_size > self._limit:
-                raise MessageTooLong
+            self._size += len(line) + 1
             self._data.append(value.decode("utf-8", errors="replace"))
         elif name == b"event":
             self._event = value.decode("utf-8", errors="replace")
@@ -84,11 +82,14 @@ class Decoder:
 
     def _finish_message(self) -> Message | None:
         message = Message("\n".join(self._data), self._event) if self._data else None
-        self._data, self._data_size, self._event = [], 0, ""
+        self._data, self._size, self._event = [], 0, ""
         return message
 
 
 def encode(data: bytes, *, event: str = "") -> bytes:
-    """One message with its blank line, in one piece: some clients lose one split over two reads."""
+    """One message with its blank line, in one piece: some clients lose one split over two reads.
+
+    `data` may hold LF, which take a `data:` line each; CR cannot be carried and must not occur.
+    """
     head = b"event: " + event.encode() + b"\n" if event else b""
-    return head + b"data: " + data + b"\n\n"
+    return head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"

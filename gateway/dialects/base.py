@@ -135,7 +135,10 @@ class UpstreamDialect(Protocol):
         ...
 
     def read_usage(self, body: Json) -> Usage | None:
-        """Usage of a whole answer; None when it reports none."""
+        """Usage of a whole answer; None when it reports none.
+
+        Raises UnreadableAnswer when the body is an error in place of an answer.
+        """
         ...
 
     def read_response(self, body: Json) -> Sequence[Event]:

@@ -4,7 +4,7 @@ Facts: platform.openai.com/docs/api-reference/chat/create. Readers name the dott
 wrong; unknown fields are kept for a provider of the same wire and ignored by others. Pure.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway import refusals
@@ -38,11 +38,15 @@ ROLES: dict[str, Role] = {
 }
 # Read into the request; everything else of a body travels in Parameters.extra.
 READ_FIELDS = frozenset(
-    "model messages stream stream_options tools tool_choice parallel_tool_calls response_format "
-    "max_tokens max_completion_tokens temperature top_p stop n seed presence_penalty "
-    "frequency_penalty logprobs top_logprobs reasoning_effort user".split()
+    (
+        *("model", "messages", "stream", "stream_options", "tools", "tool_choice"),
+        *("parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens"),
+        *("temperature", "top_p", "stop", "n", "seed", "presence_penalty", "frequency_penalty"),
+        *("logprobs", "top_logprobs", "reasoning_effort", "user"),
+    )
 )
 CHOICES_MAX = 128
+ECHO_CHARACTERS_MAX = 120
 
 
 # --- inspecting ------------------------------------------------------------------------------
@@ -63,11 +67,13 @@ def inspect(body: Json) -> Inspection:
         is_stream=bool(_optional(body, "stream", bool, "a boolean")),
         output_tokens_max=_output_tokens_max(body),
         choices=_choices(body),
-        wants_usage=bool(options.get("include_usage")),
+        wants_usage=bool(_optional(options, "include_usage", bool, "a boolean", "stream_options")),
     )
 
 
 def _output_tokens_max(body: Json) -> int | None:
+    """The larger one when both names are used: which one a provider obeys differs."""
+    limits = []
     for name in ("max_completion_tokens", "max_tokens"):
         value = _optional(body, name, int, "an integer")
         if value is None:
@@ -76,8 +82,16 @@ def _output_tokens_max(body: Json) -> int | None:
             raise refusals.unsupported_value(
                 name, f"Invalid '{name}': expected a value >= 1, but got {value} instead."
             )
-        return int(value)
-    return None
+        limits.append(value)
+    return max(limits, default=None)
+
+
+def _unknown_value(path: str, value: str, known: Iterable[str]) -> refusals.Refusal:
+    names = ", ".join(f"'{name}'" for name in known)
+    return refusals.unsupported_value(
+        path,
+        f"Invalid value: '{value[:ECHO_CHARACTERS_MAX]}'. Supported values are: {names}.",
+    )
 
 
 def _choices(body: Json) -> int:
@@ -86,7 +100,8 @@ def _choices(body: Json) -> int:
         return 1
     if not 1 <= choices <= CHOICES_MAX:
         raise refusals.unsupported_value(
-            "n", f"Invalid 'n': expected a value between 1 and {CHOICES_MAX}, but got {choices}."
+            "n",
+            f"Invalid 'n': expected a value from 1 to {CHOICES_MAX}, but got {choices} instead.",
         )
     return int(choices)
 
@@ -158,9 +173,12 @@ def _read_stop(stop: Any) -> tuple[str, ...]:
         return ()
     if isinstance(stop, str):
         return (stop,)
-    if isinstance(stop, list) and all(isinstance(item, str) for item in stop):
-        return tuple(stop)
-    raise refusals.wrong_type("stop", "a string or an array of strings", stop)
+    if not isinstance(stop, list):
+        raise refusals.wrong_type("stop", "a string or an array of strings", stop)
+    for number, item in enumerate(stop):
+        if not isinstance(item, str):
+            raise refusals.wrong_type(f"stop[{number}]", "a string", item)
+    return tuple(stop)
 
 
 def _read_turn(message: Any, at: str) -> Turn:
@@ -169,32 +187,43 @@ def _read_turn(message: Any, at: str) -> Turn:
     role_name = _require(message, "role", str, "a string", at)
     role = ROLES.get(role_name)
     if role is None:
-        known = ", ".join(f"'{name}'" for name in ROLES)
-        raise refusals.unsupported_value(
-            f"{at}.role", f"Invalid value: '{role_name}'. Supported values are: {known}."
-        )
+        raise _unknown_value(f"{at}.role", role_name, ROLES)
     name = _optional(message, "name", str, "a string", at) or ""
     if role == "tool":
         return Turn(role, (_read_tool_result(message, at),), name)
     parts = _read_content(message.get("content"), f"{at}.content")
     if role == "assistant":
-        parts = _assistant_parts(message, parts, at)
+        return Turn(role, _assistant_parts(message, parts, at), name)
+    if message.get("content") is None:
+        raise refusals.missing_parameter(f"{at}.content")
+    if not parts:
+        raise refusals.unsupported_value(
+            f"{at}.content",
+            f"Invalid '{at}.content': empty array. Expected an array with minimum length 1.",
+        )
     return Turn(role, parts, name)
 
 
 def _read_tool_result(message: Json, at: str) -> ToolResult:
-    call_id = message.get("tool_call_id") or message.get("name")
-    if not isinstance(call_id, str):
-        raise refusals.missing_parameter(f"{at}.tool_call_id")
-    parts = _read_content(message.get("content"), f"{at}.content")
-    return ToolResult(call_id, tuple(part for part in parts if isinstance(part, Text | Image)))
+    """A tool's answer; one of the retired role `function` is known by its function's name."""
+    known_by = "name" if message["role"] == "function" else "tool_call_id"
+    call_id = _require(message, known_by, str, "a string", at)
+    parts: list[Text | Image] = []
+    for number, part in enumerate(_read_content(message.get("content"), f"{at}.content")):
+        if not isinstance(part, Text | Image):
+            kind = message["content"][number]["type"]
+            raise _unknown_value(f"{at}.content[{number}].type", kind, ("text", "image_url"))
+        parts.append(part)
+    return ToolResult(call_id, tuple(parts))
 
 
 def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[Part, ...]:
     """Reasoning first, as providers that want it back require; tool calls last."""
     before: tuple[Part, ...] = ()
-    if reasoning := _optional(message, "reasoning_content", str, "a string", at):
-        before = (Reasoning(reasoning),)
+    for field in ("reasoning_content", "reasoning"):
+        if reasoning := _optional(message, field, str, "a string", at):
+            before = (Reasoning(reasoning),)
+            break
     if refusal := _optional(message, "refusal", str, "a string", at):
         parts = (*parts, RefusalText(refusal))
     calls = _optional(message, "tool_calls", list, "an array of objects", at) or []
@@ -202,7 +231,21 @@ def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[P
         *before,
         *parts,
         *(_read_tool_call(call, f"{at}.tool_calls[{number}]") for number, call in enumerate(calls)),
+        *_read_function_call(message, at),
     )
+
+
+def _read_function_call(message: Json, at: str) -> tuple[Part, ...]:
+    """The retired single call, which has no id: its result names the function, and so does it."""
+    function = _optional(message, "function_call", dict, "an object", at)
+    if function is None:
+        return ()
+    name = _require(function, "name", str, "a string", f"{at}.function_call")
+    return (ToolCall(name, name, _read_arguments(function, f"{at}.function_call")),)
+
+
+def _read_arguments(function: Json, at: str) -> str:
+    return _optional(function, "arguments", str, "a string", at) or "{}"
 
 
 def _read_tool_call(call: Any, at: str) -> ToolCall:
@@ -212,7 +255,7 @@ def _read_tool_call(call: Any, at: str) -> ToolCall:
     return ToolCall(
         _require(call, "id", str, "a string", at),
         _require(function, "name", str, "a string", f"{at}.function"),
-        _optional(function, "arguments", str, "a string", f"{at}.function") or "{}",
+        _read_arguments(function, f"{at}.function"),
     )
 
 
@@ -232,10 +275,7 @@ def _read_part(part: Any, at: str) -> Part:
     kind = _require(part, "type", str, "a string", at)
     reader = PART_READERS.get(kind)
     if reader is None:
-        known = ", ".join(f"'{name}'" for name in PART_READERS)
-        raise refusals.unsupported_value(
-            f"{at}.type", f"Invalid value: '{kind}'. Supported values are: {known}."
-        )
+        raise _unknown_value(f"{at}.type", kind, PART_READERS)
     return reader(part, at)
 
 
@@ -281,11 +321,9 @@ def _read_tools(body: Json) -> tuple[Tool, ...]:
 def _read_tool(tool: Any, at: str) -> Tool:
     if not isinstance(tool, dict):
         raise refusals.wrong_type(at, "an object", tool)
-    kind = tool.get("type", "function")
+    kind = _optional(tool, "type", str, "a string", at) or "function"
     if kind != "function":
-        raise refusals.unsupported_value(
-            f"{at}.type", f"Invalid value: '{kind}'. Supported values are: 'function'."
-        )
+        raise _unknown_value(f"{at}.type", kind, ("function",))
     function = _require(tool, "function", dict, "an object", at)
     at = f"{at}.function"
     return Tool(
@@ -301,6 +339,8 @@ def _read_tool_choice(choice: Any) -> ToolChoice | None:
         return None
     if choice in ("auto", "none", "required"):
         return ToolChoice(choice)
+    if isinstance(choice, str):
+        raise _unknown_value("tool_choice", choice, ("none", "auto", "required"))
     if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
         name = _require(choice["function"], "name", str, "a string", "tool_choice.function")
         return ToolChoice("named", name)
@@ -319,10 +359,8 @@ def _read_output_format(body: Json) -> OutputFormat | None:
     if kind == "json_object":
         return OutputFormat("json_object")
     if kind != "json_schema":
-        raise refusals.unsupported_value(
-            "response_format.type",
-            f"Invalid value: '{kind}'. Supported values are: 'text', 'json_object', 'json_schema'.",
-        )
+        known = ("text", "json_object", "json_schema")
+        raise _unknown_value("response_format.type", kind, known)
     at = "response_format.json_schema"
     schema = _require(chosen, "json_schema", dict, "an object", "response_format")
     return OutputFormat(

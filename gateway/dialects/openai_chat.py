@@ -9,7 +9,7 @@ Pure: no clock, no network; knows no provider.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -55,28 +55,37 @@ FINISH_REASONS = {
 
 
 def read_usage_object(usage: Any) -> Usage | None:
-    """OpenAI's `usage` as disjoint buckets; None when it is absent or no object."""
-    if not isinstance(usage, dict):
+    """OpenAI's `usage` as disjoint buckets; None when it is absent or counts nothing.
+
+    Google's and xAI's compatible endpoints leave thinking out of `completion_tokens` and count it
+    in `total_tokens` only: what the total has beyond prompt and completion was written, thinking.
+    """
+    prompt = _count(usage, "prompt_tokens")
+    completion = _count(usage, "completion_tokens")
+    if prompt is None and completion is None:
         return None
-
-    def count(holder: Any, name: str) -> int:
-        value = holder.get(name) if isinstance(holder, dict) else None
-        return max(int(value), 0) if isinstance(value, int | float) else 0
-
-    details = usage.get("prompt_tokens_details")
-    prompt = count(usage, "prompt_tokens")
+    prompt, completion = prompt or 0, completion or 0
     # A part can never exceed the whole: a provider that says otherwise is not billed twice.
-    cache_read = min(count(details, "cached_tokens"), prompt)
-    cache_write = min(count(details, "cache_write_tokens"), prompt - cache_read)
-    output = count(usage, "completion_tokens")
-    reasoning = min(count(usage.get("completion_tokens_details"), "reasoning_tokens"), output)
+    details = usage.get("prompt_tokens_details")
+    cache_read = min(_count(details, "cached_tokens") or 0, prompt)
+    cache_write = min(_count(details, "cache_write_tokens") or 0, prompt - cache_read)
+    hidden = max((_count(usage, "total_tokens") or 0) - prompt - completion, 0)
+    reasoning = _count(usage.get("completion_tokens_details"), "reasoning_tokens") or hidden
     return Usage(
         input=prompt - cache_read - cache_write,
         cache_read=cache_read,
         cache_write=cache_write,
-        output=output,
-        reasoning=reasoning,
+        output=completion + hidden,
+        reasoning=min(reasoning, completion + hidden),
     )
+
+
+def _count(holder: Any, name: str) -> int | None:
+    """A count of tokens; None when there is none. True is no count."""
+    value = holder.get(name) if isinstance(holder, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return max(int(value), 0)
 
 
 def write_usage_object(usage: Usage) -> Json:
@@ -132,8 +141,9 @@ class ResponseWriter:
 
     def __init__(self) -> None:
         self._model = ""
-        self._usage = Usage()
+        self._usage: Usage | None = None
         self._choices: dict[int, Json] = {}
+        self._calls: dict[tuple[int, int], Json] = {}
 
     def _choice(self, index: int) -> Json:
         if index not in self._choices:
@@ -176,16 +186,14 @@ class ResponseWriter:
                 message["refusal"] = (message["refusal"] or "") + text
             case ReasoningDelta(text=text):
                 message["reasoning_content"] = message.get("reasoning_content", "") + text
-            case ToolCallStarted(call_id=call_id, name=name):
+            case ToolCallStarted(index=index, call_id=call_id, name=name):
+                function = {"name": name, "arguments": ""}
+                self._calls[choice["index"], index] = function
                 message.setdefault("tool_calls", []).append(
-                    {
-                        "id": call_id,
-                        "type": "function",
-                        "function": {"name": name, "arguments": ""},
-                    }
+                    {"id": call_id, "type": "function", "function": function}
                 )
             case ToolCallDelta(index=index, json_piece=piece):
-                message["tool_calls"][index]["function"]["arguments"] += piece
+                self._calls[choice["index"], index]["arguments"] += piece
 
     def finish(self, response_id: str, created_at: int) -> Json:
         """The whole object."""
@@ -196,7 +204,8 @@ class ResponseWriter:
             "created": created_at,
             "model": self._model,
             "choices": [self._choices[index] for index in sorted(self._choices)],
-            "usage": write_usage_object(self._usage),
+            # Not reported is not zero.
+            "usage": write_usage_object(self._usage) if self._usage else None,
             "service_tier": None,
             "system_fingerprint": None,
         }
@@ -316,7 +325,9 @@ class ChatUpstream:
         return ChatPassThrough(wants_usage=inspection.wants_usage)
 
     def read_usage(self, body: Json) -> Usage | None:
-        """See UpstreamDialect."""
+        """See UpstreamDialect. OpenRouter and Azure send errors with status 200, too."""
+        if body.get("error") and not body.get("choices"):
+            raise UnreadableAnswer("The answer is an error.")
         return read_usage_object(body.get("usage"))
 
     def read_response(self, body: Json) -> Sequence[Event]:
@@ -325,10 +336,10 @@ class ChatUpstream:
         if not isinstance(choices, list):
             raise UnreadableAnswer("The answer has no choices.")
         events: list[Event] = [
-            Started(str(body.get("id", "")), str(body.get("model", "")), _created(body))
+            Started(_text(body.get("id")), _text(body.get("model")), _created(body))
         ]
-        for choice in choices:
-            events.extend(_read_choice(choice))
+        for position, choice in enumerate(choices):
+            events.extend(_read_choice(choice, position))
         if usage := read_usage_object(body.get("usage")):
             events.append(UsageReported(usage))
         events.append(Ended())
@@ -350,29 +361,90 @@ def _created(body: Json) -> int:
     return int(created) if isinstance(created, int | float) else 0
 
 
-def _read_choice(choice: Json) -> list[Event]:
-    """A whole choice of a non-streamed answer."""
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-        raise UnreadableAnswer("A choice has no message.")
-    index = int(choice.get("index", 0))
-    message = choice["message"]
+def _objects(value: Any) -> list[Json]:
+    """The objects of a list; compatible servers send null, and now and then something else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    """Text that is a string or, as Mistral has it, a list of parts with text."""
+    if isinstance(value, str):
+        return value
+    texts = (part.get("text") for part in _objects(value))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _whole_number(value: Any, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _read_texts(message: Json, choice: Json, index: int) -> list[Event]:
+    """Reasoning, text and refusal of a message or a delta; nothing for what is empty."""
     events: list[Event] = []
-    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
-        events.append(ReasoningDelta(str(reasoning), index))
-    if isinstance(message.get("content"), str):
-        logprobs = (choice.get("logprobs") or {}).get("content") or ()
-        events.append(TextDelta(message["content"], index, tuple(logprobs)))
-    if message.get("refusal"):
-        events.append(RefusalDelta(str(message["refusal"]), index))
-    for number, call in enumerate(message.get("tool_calls") or ()):
-        function = call.get("function") or {}
+    # Servers that changed the field's name send both: the same text twice.
+    if reasoning := _text(message.get("reasoning_content")) or _text(message.get("reasoning")):
+        events.append(ReasoningDelta(reasoning, index))
+    text = _text(message.get("content"))
+    logprobs = tuple(_objects(_object(choice.get("logprobs")).get("content")))
+    if text or logprobs:
+        events.append(TextDelta(text, index, logprobs))
+    if refusal := _text(message.get("refusal")):
+        events.append(RefusalDelta(refusal, index))
+    return events
+
+
+def _read_choice(choice: Any, position: int) -> list[Event]:
+    """A whole choice of a non-streamed answer. Azure leaves out a message that was filtered."""
+    if not isinstance(choice, dict) or not ("message" in choice or choice.get("finish_reason")):
+        raise UnreadableAnswer("A choice has no message.")
+    index = _whole_number(choice.get("index"), position)
+    message = _object(choice.get("message"))
+    events = _read_texts(message, choice, index)
+    if message.get("content") == "":
+        events.append(TextDelta("", index))  # written and empty is not the same as absent
+    for number, call in enumerate(_objects(message.get("tool_calls"))):
+        function = _object(call.get("function"))
         events.append(
-            ToolCallStarted(number, str(call.get("id", "")), str(function.get("name", "")), index)
+            ToolCallStarted(number, _text(call.get("id")), _text(function.get("name")), index)
         )
-        events.append(ToolCallDelta(number, str(function.get("arguments") or ""), index))
-    reason = FINISH_REASONS.get(str(choice.get("finish_reason")), FinishReason.STOP)
+        events.append(ToolCallDelta(number, _text(function.get("arguments")), index))
+    reason = FINISH_REASONS.get(_text(choice.get("finish_reason")), FinishReason.STOP)
     events.append(ChoiceFinished(reason, index))
     return events
+
+
+class ToolCalls:
+    """The tool calls of one streamed choice: which pieces belong together.
+
+    By `index`, with two exceptions seen in the wild: Google's compatible endpoint sent every
+    parallel call, whole, with index 0; and some servers leave `index` out. So a piece that names
+    another id and a function begins a call of its own. An id alone does not: vLLM once sent a
+    fresh one with every piece.
+    """
+
+    def __init__(self) -> None:
+        self._current: dict[int, tuple[int, str]] = {}
+        self._count = 0
+
+    def read(self, call: Json, position: int, choice: int) -> list[Event]:
+        """The events of one entry of `delta.tool_calls`, at this position of the list."""
+        key = _whole_number(call.get("index"), position)
+        function = _object(call.get("function"))
+        call_id, name = _text(call.get("id")), _text(function.get("name"))
+        known = self._current.get(key)
+        events: list[Event] = []
+        if known is None or (name and call_id and call_id != known[1]):
+            known = (self._count, call_id)
+            self._current[key] = known
+            self._count += 1
+            events.append(ToolCallStarted(known[0], call_id, name, choice))
+        if arguments := _text(function.get("arguments")):
+            events.append(ToolCallDelta(known[0], arguments, choice))
+        return events
 
 
 class ChatStreamDecoder:
@@ -382,14 +454,15 @@ class ChatStreamDecoder:
         self._messages = sse.Decoder()
         self._started = False
         self._ended = False
-        self._calls: set[tuple[int, int]] = set()
+        self._calls: dict[int, ToolCalls] = {}
+        self._finished: set[int] = set()
 
     def feed(self, piece: bytes) -> list[Event]:
         """See StreamDecoder. Raises UnreadableAnswer for a chunk that is no JSON object."""
         events: list[Event] = []
         for message in self._messages.feed(piece):
             if not self._ended:
-                events.extend(self._read_message(message.data))
+                events.extend(self._read_message(message.data.strip()))
         return events
 
     def close(self) -> list[Event]:
@@ -399,72 +472,57 @@ class ChatStreamDecoder:
         return []
 
     def _read_message(self, data: str) -> list[Event]:
+        if not data:
+            return []
         if data == "[DONE]":
             self._ended = True
             return [Ended()]
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise UnreadableAnswer("A chunk is not JSON.") from error
-        if not isinstance(chunk, dict):
-            raise UnreadableAnswer("A chunk is not an object.")
-        if chunk.get("error"):
+        chunk = _read_chunk(data)
+        if failure := _read_failure(chunk):
             self._ended = True
-            return [_read_failure(chunk["error"])]
+            return [failure]
         events: list[Event] = []
-        if not self._started:
+        # Azure begins with a chunk of filter results that has neither.
+        if not self._started and (chunk.get("model") or chunk.get("choices")):
             self._started = True
             events.append(
-                Started(str(chunk.get("id", "")), str(chunk.get("model", "")), _created(chunk))
+                Started(_text(chunk.get("id")), _text(chunk.get("model")), _created(chunk))
             )
-        for choice in chunk.get("choices") or ():
-            events.extend(self._read_choice(choice))
+        for position, choice in enumerate(_objects(chunk.get("choices"))):
+            events.extend(self._read_choice(choice, _whole_number(choice.get("index"), position)))
         if usage := read_usage_object(chunk.get("usage")):
             events.append(UsageReported(usage))
         return events
 
-    def _read_choice(self, choice: Json) -> list[Event]:
-        index = int(choice.get("index", 0))
-        delta = choice.get("delta") or {}
-        events: list[Event] = []
-        for field, make in DELTA_READERS:
-            if value := delta.get(field):
-                events.append(make(str(value), index))
-        if delta.get("content"):
-            logprobs = (choice.get("logprobs") or {}).get("content") or ()
-            events.append(TextDelta(str(delta["content"]), index, tuple(logprobs)))
-        for position, call in enumerate(delta.get("tool_calls") or ()):
-            events.extend(self._read_tool_call(call, position, index))
-        if reason := choice.get("finish_reason"):
-            events.append(ChoiceFinished(FINISH_REASONS.get(str(reason), FinishReason.STOP), index))
-        return events
-
-    def _read_tool_call(self, call: Json, position: int, choice: int) -> list[Event]:
-        # Some compatible servers leave `index` out; then the position in the list is all there is.
-        number = call.get("index")
-        number = int(number) if isinstance(number, int) else position
-        function = call.get("function") or {}
-        events: list[Event] = []
-        if (choice, number) not in self._calls:
-            self._calls.add((choice, number))
-            events.append(
-                ToolCallStarted(
-                    number, str(call.get("id") or ""), str(function.get("name") or ""), choice
-                )
-            )
-        if arguments := function.get("arguments"):
-            events.append(ToolCallDelta(number, str(arguments), choice))
+    def _read_choice(self, choice: Json, index: int) -> list[Event]:
+        delta = _object(choice.get("delta"))
+        events = _read_texts(delta, choice, index)
+        calls = self._calls.setdefault(index, ToolCalls())
+        for position, call in enumerate(_objects(delta.get("tool_calls"))):
+            events.extend(calls.read(call, position, index))
+        reason = _text(choice.get("finish_reason"))
+        if reason and index not in self._finished:
+            self._finished.add(index)
+            events.append(ChoiceFinished(FINISH_REASONS.get(reason, FinishReason.STOP), index))
         return events
 
 
-DELTA_READERS: tuple[tuple[str, Callable[[str, int], Event]], ...] = (
-    ("reasoning_content", ReasoningDelta),
-    ("reasoning", ReasoningDelta),
-    ("refusal", RefusalDelta),
-)
+def _read_chunk(data: str) -> Json:
+    """One chunk. Raises UnreadableAnswer."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise UnreadableAnswer("A chunk is not JSON.") from error
+    if not isinstance(chunk, dict):
+        raise UnreadableAnswer("A chunk is not an object.")
+    return chunk
 
 
-def _read_failure(error: Any) -> Failed:
+def _read_failure(chunk: Json) -> Failed | None:
+    """The error a chunk reports: an `error` member or, as older vLLM has it, the chunk itself."""
+    error = chunk.get("error") or (chunk if chunk.get("object") == "error" else None)
+    if not error:
+        return None
     if isinstance(error, dict):
         return Failed(str(error.get("message", "")), str(error.get("code") or ""))
     return Failed(str(error))
@@ -480,7 +538,7 @@ class ChatPassThrough:
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._rest = b""
-        self._terminal = b""
+        self._held = b""
         self._ended = False
         self.usage: Usage | None = None
         self.failure = ""
@@ -489,6 +547,8 @@ class ChatPassThrough:
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
+        if self._ended:
+            return b""
         buffer = self._rest + piece
         if b"\r" in buffer:
             buffer = buffer.replace(b"\r\n", b"\n")
@@ -499,16 +559,16 @@ class ChatPassThrough:
         whole, self._rest = buffer[:cut], self._bounded(buffer[cut:])
         if not self.model:
             self.model = _model_of(whole)
-        if not _needs_reading(whole):
-            self.relayed_messages += whole.count(b"data: ")
+        if not self._held and not NEEDS_READING.search(whole):
+            self.relayed_messages += _count_messages(whole)
             return whole
-        return b"".join(self._read_block(block) for block in whole.split(b"\n\n") if block)
+        return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
 
     def close(self) -> bytes:
         """See PassThrough."""
         if not self._ended:
             raise TruncatedStream
-        return self._terminal
+        return self._held
 
     @staticmethod
     def _bounded(rest: bytes) -> bytes:
@@ -517,49 +577,60 @@ class ChatPassThrough:
         return rest
 
     def _read_block(self, block: bytes) -> bytes:
-        """What to forward of one message; the terminal ones go to `_terminal`."""
+        """What to forward of one message; the terminal ones are held."""
         if self._ended:
             return b""
-        data = block.partition(b"data:")[2].strip()
+        message = block + b"\n\n"
+        data = _data_of(block)
         if data == DONE:
             self._ended = True
-            self._terminal += block + b"\n\n"
+            self._held += message
             return b""
-        if not _needs_reading(block):
-            self.relayed_messages += 1
-            return block + b"\n\n"
-        return self._read_chunk(block, data)
+        if not NEEDS_READING.search(block):
+            return self._forward(message)
+        return self._read_chunk(message, data)
 
-    def _read_chunk(self, block: bytes, data: bytes) -> bytes:
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise UnreadableAnswer("A chunk is not JSON.") from error
-        if isinstance(chunk, dict) and chunk.get("error"):
+    def _forward(self, message: bytes) -> bytes:
+        """The message, after the usage report that turned out not to be the last."""
+        self.relayed_messages += _count_messages(message)
+        held, self._held = self._held, b""
+        return held + message
+
+    def _read_chunk(self, message: bytes, data: bytes) -> bytes:
+        chunk = _read_chunk(data.decode("utf-8", errors="replace"))
+        if failure := _read_failure(chunk):
             self._ended = True
-            self.failure = _read_failure(chunk["error"]).message or "error"
+            self._held = b""
+            self.failure = failure.message or "error"
             return b""
-        if usage := read_usage_object(chunk.get("usage")):
-            self.usage = usage
-            if not chunk.get("choices"):
-                # The report comes last; it is held with the end until the call is settled.
-                if self._wants_usage:
-                    self._terminal += block + b"\n\n"
-                return b""
-        self.relayed_messages += 1
-        return block + b"\n\n"
+        usage = read_usage_object(chunk.get("usage"))
+        if usage is None:
+            return self._forward(message)
+        self.usage = usage
+        if chunk.get("choices"):
+            return self._forward(message)
+        # The report comes last; it is held with the end until the call is settled.
+        forward, self._held = self._held, message if self._wants_usage else b""
+        return forward
+
+
+# What can matter: a usage report, an error in either form, the end. Strings a model wrote match
+# only as whole values, which costs no more than reading a chunk for nothing.
+NEEDS_READING = re.compile(rb'"usage"\s*:\s*\{|"error"|\[DONE\]')
+DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+
+
+def _data_of(block: bytes) -> bytes:
+    """The joined `data:` lines of one message."""
+    return b"\n".join(DATA_LINE.findall(block.removeprefix(sse.BYTE_ORDER_MARK))).strip()
+
+
+def _count_messages(whole: bytes) -> int:
+    """How many messages carry data; comments do not, and a line feed cannot occur inside JSON."""
+    return whole.count(b"\ndata:") + whole.startswith(b"data:")
 
 
 def _model_of(block: bytes) -> str:
     """The value of the first `"model"` member, which no provider escapes; "" without one."""
     match = MODEL_MEMBER.search(block)
     return match.group(1).decode("utf-8", errors="replace") if match else ""
-
-
-def _needs_reading(block: bytes) -> bool:
-    return (
-        b'"usage":{' in block
-        or b'"usage": {' in block
-        or b"[DONE]" in block
-        or b'"error":' in block
-    )
