@@ -1,13 +1,14 @@
 """Metering end to end: a real event loop, the real writer thread, a real database."""
 
 import asyncio
+import functools
 import uuid
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from billing import calls, checks, ledger, metering, pricing, writer
@@ -48,18 +49,31 @@ async def meter(organization):
     await meter.stop()
 
 
-@sync_to_async
+def in_thread(function):
+    """Run database code from a test's event loop, and leave no connection in the thread."""
+
+    @functools.wraps(function)
+    def run(*arguments, **named):
+        try:
+            return function(*arguments, **named)
+        finally:
+            connection.close()
+
+    return sync_to_async(run)
+
+
+@in_thread
 def figures(organization):
     balance = ledger.balance(organization)
     return balance.posted_nanos, balance.held_nanos
 
 
-@sync_to_async
+@in_thread
 def records():
     return list(UsageRecord.objects.order_by("call_id").select_related("transfer"))
 
 
-@sync_to_async
+@in_thread
 def differences():
     return checks.verify().differences
 
@@ -112,7 +126,7 @@ async def test_a_free_call_needs_no_credit(meter, organization, opening):
     call = await meter.open(opening(hold_nanos=0))
     await call.settle(factories.make_ending())
     assert len(await records()) == 1
-    assert await sync_to_async(Transfer.objects.filter(code="USAGE").count)() == 0
+    assert await in_thread(Transfer.objects.filter(code="USAGE").count)() == 0
 
 
 async def test_a_call_that_cannot_be_paid_is_refused_with_the_figures(meter, opening):
@@ -193,7 +207,7 @@ async def test_a_caller_who_leaves_in_the_moment_of_the_grant_holds_nothing(
     meter, organization, opening
 ):
     task = asyncio.create_task(meter.open(opening()))
-    is_held = sync_to_async(Transfer.objects.filter(phase="PENDING").exists)
+    is_held = in_thread(Transfer.objects.filter(phase="PENDING").exists)
     while not await is_held():  # noqa: ASYNC110 - another thread's doing
         await asyncio.sleep(0)
     task.cancel()
@@ -340,7 +354,7 @@ async def test_a_full_queue_refuses_holds_and_takes_settlements(meter, opening, 
 # --- Holds without a call ------------------------------------------------------------------------
 async def test_a_hold_whose_call_vanished_is_released_when_it_expires(meter, organization, opening):
     call = await meter.open(opening())
-    release = sync_to_async(metering.release_expired_holds)
+    release = in_thread(metering.release_expired_holds)
     now = call.opening.started_at
     assert await release(now + timedelta(minutes=19)) == 0
     assert await release(now + timedelta(minutes=20)) == 1
@@ -350,7 +364,7 @@ async def test_a_hold_whose_call_vanished_is_released_when_it_expires(meter, org
 
 async def test_a_call_that_outlives_its_hold_is_still_charged(meter, organization, opening):
     call = await meter.open(opening())
-    await sync_to_async(metering.release_expired_holds)(timezone.now() + timedelta(minutes=21))
+    await in_thread(metering.release_expired_holds)(timezone.now() + timedelta(minutes=21))
     await call.settle(ending())
     [record] = await records()
     assert (record.cost_nanos, record.transfer.phase) == (COST, "POSTED")
@@ -361,7 +375,7 @@ async def test_a_call_that_outlives_its_hold_is_still_charged(meter, organizatio
 async def test_a_new_process_that_is_alone_releases_every_hold(meter, organization, opening):
     await meter.open(opening())
     await meter.open(opening())
-    released = await sync_to_async(metering.release_all_holds)("restart", at=timezone.now())
+    released = await in_thread(metering.release_all_holds)("restart", at=timezone.now())
     assert released == 2
     assert await figures(organization) == (1_000_000, 0)
 
