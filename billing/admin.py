@@ -10,14 +10,15 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import action
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from billing import ledger, money
 from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from orgs.models import Organization
 
 
 class ReadOnlyAdmin(ModelAdmin):
@@ -37,8 +38,11 @@ class ReadOnlyAdmin(ModelAdmin):
 
 
 class GrantForm(forms.Form):
-    """How much credit to give, and why."""
+    """Who gets how much credit, and why."""
 
+    organization = forms.ModelChoiceField(
+        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
+    )
     amount = forms.CharField(
         label="Amount in US dollars",
         max_length=32,
@@ -65,14 +69,14 @@ class GrantForm(forms.Form):
 
 @admin.register(LedgerAccount)
 class LedgerAccountAdmin(ReadOnlyAdmin):
-    """Balances. Credit is granted from the page of a CREDITS account."""
+    """Balances. Credit is granted from the list, to organizations without accounts too."""
 
     list_display = ("organization", "kind", "posted", "held", "available")
     list_select_related = ("organization",)
     list_filter = ("kind",)
     search_fields = ("organization__name", "organization__slug", "organization__public_id")
     fields = ("organization", "kind", "allows_overdraft", "posted", "held", "available")
-    actions_detail = ("grant_credit",)
+    actions_list = ("grant_credit",)
 
     @admin.display(description="Posted", ordering="credits_posted_nanos")
     def posted(self, account: LedgerAccount) -> str:
@@ -89,43 +93,44 @@ class LedgerAccountAdmin(ReadOnlyAdmin):
         """Posted minus held."""
         return money.format_dollars(account.available_nanos)
 
-    def has_grant_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+    def has_grant_permission(self, request: HttpRequest) -> bool:
         """Staff who may add transfers."""
         return bool(request.user.has_perm("billing.add_transfer"))
 
-    @action(description="Grant credit", url_path="grant-credit", permissions=["grant"])
-    def grant_credit(self, request: HttpRequest, object_id: int) -> HttpResponse:
-        """A form, then one grant to the account's organization."""
-        account = get_object_or_404(
-            LedgerAccount.objects.select_related("organization"), pk=object_id
-        )
+    @action(  # type: ignore[untyped-decorator]
+        description="Grant credit", url_path="grant-credit", permissions=["grant"]
+    )
+    def grant_credit(self, request: HttpRequest) -> HttpResponse:
+        """A form, then one grant to the chosen organization."""
         form = GrantForm(request.POST or None, initial={"idempotency_key": f"grant:{uuid.uuid4()}"})
-        if request.method == "POST" and form.is_valid():
-            try:
-                ledger.grant(
-                    account.organization,
-                    form.cleaned_data["amount"],
-                    reason=form.cleaned_data["reason"],
-                    idempotency_key=form.cleaned_data["idempotency_key"],
-                    created_by=request.user,  # type: ignore[arg-type]
-                    at=timezone.now(),
-                )
-            except ledger.KeyReused:
-                form.add_error(None, "This form granted another amount before. Open it again.")
-            else:
-                amount = money.format_dollars(form.cleaned_data["amount"])
-                self.message_user(
-                    request, f"Granted {amount} to {account.organization}.", messages.SUCCESS
-                )
-                return redirect("admin:billing_ledgeraccount_changelist")
+        if request.method == "POST" and form.is_valid() and self._grant(request, form):
+            return redirect("admin:billing_ledgeraccount_changelist")
         context = self.admin_site.each_context(request) | {
-            "title": f"Grant credit to {account.organization}",
+            "title": "Grant credit",
             "form": form,
             "opts": self.model._meta,
-            "account": account,
-            "available": money.format_dollars(account.available_nanos),
         }
         return render(request, "admin/billing/grant_credit.html", context)
+
+    def _grant(self, request: HttpRequest, form: GrantForm) -> bool:
+        """Make the transfer and note who did; False, with an error on the form, when refused."""
+        organization, nanos = form.cleaned_data["organization"], form.cleaned_data["amount"]
+        try:
+            transfer = ledger.grant(
+                organization,
+                nanos,
+                reason=form.cleaned_data["reason"],
+                idempotency_key=form.cleaned_data["idempotency_key"],
+                created_by=request.user,  # type: ignore[arg-type]
+                at=timezone.now(),
+            )
+        except ledger.KeyReused:
+            form.add_error(None, "This form granted something else before. Open it again.")
+            return False
+        text = f"Granted {money.format_dollars(nanos)} to {organization}."
+        self.log_addition(request, transfer, text)
+        self.message_user(request, text, messages.SUCCESS)
+        return True
 
 
 @admin.register(Transfer)

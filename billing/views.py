@@ -209,6 +209,10 @@ def _harmless(cell: object) -> object:
 
 async def _asynchronously(pieces: Iterator[str]) -> AsyncIterator[str]:
     """The pieces, each made in a worker thread when it is wanted."""
-    end = object()
-    while (piece := await sync_to_async(next)(pieces, end)) is not end:
-        yield str(piece)
+    while (piece := await sync_to_async(_next_or_none)(pieces)) is not None:
+        yield piece
+
+
+def _next_or_none(pieces: Iterator[str]) -> str | None:
+    """StopIteration cannot cross from a thread into a coroutine."""
+    return next(pieces, None)

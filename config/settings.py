@@ -179,6 +179,33 @@ if _public.scheme == "https":
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+# --- Admin -----------------------------------------------------------------------------------
+UNFOLD = {
+    "SITE_TITLE": "AI Gateway",
+    "SITE_HEADER": "AI Gateway",
+    "SITE_URL": "/",
+    "SITE_ICON": lambda request: "/static/console/icon.svg",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": "/static/console/icon.svg"}
+    ],
+    # The console's accent in the steps of unfold's palette.
+    "COLORS": {
+        "primary": {
+            "50": "#f5f5fe",
+            "100": "#eeedfd",
+            "200": "#dedcfb",
+            "300": "#c3c0f7",
+            "400": "#9d98ef",
+            "500": "#6a65e6",
+            "600": "#5550d6",
+            "700": "#4742be",
+            "800": "#3c379c",
+            "900": "#33307c",
+            "950": "#211f45",
+        }
+    },
+}
+
 # --- Data API --------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["orgs.authentication.WorkspaceTokenAuthentication"],

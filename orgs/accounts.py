@@ -4,7 +4,7 @@ from allauth.account.adapter import DefaultAccountAdapter
 from django.http import HttpRequest
 
 
-class AccountAdapter(DefaultAccountAdapter):
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     """Closes sign-up; log-in and password reset stay allauth's."""
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:

@@ -6,6 +6,7 @@ digest or a secret.
 
 from typing import Any
 
+from allauth.account.models import EmailAddress
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
@@ -20,6 +21,8 @@ from orgs.models import Membership, Organization, User, Workspace, WorkspaceToke
 
 # Roles are per organization (Membership); staff have permissions of their own.
 admin.site.unregister(Group)
+# A person has one address, on User; allauth keeps its own list of them for verification.
+admin.site.unregister(EmailAddress)
 
 
 class NewUserForm(UserCreationForm):
@@ -87,7 +90,7 @@ class MembershipAdmin(ModelAdmin):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     """People. The password field shows how it is hashed, and lets staff set a new one."""
 
     form = UserChangeForm

@@ -23,10 +23,10 @@ def _page(organization: Organization, form: TokenForm) -> dict[str, Any]:
             "workspace"
         )
     )
-    for row in rows:
-        row.usable = row.is_usable(at=now)  # type: ignore[attr-defined]
+    usable = [row for row in rows if row.is_usable(at=now)]
     return {
-        "tokens": sorted(rows, key=lambda row: not row.usable),  # type: ignore[attr-defined]
+        "tokens": [*usable, *(row for row in rows if row not in usable)],
+        "usable": usable,
         "workspaces": organization.workspaces.all(),
         "form": form,
         "api_url": settings.PUBLIC_URL,

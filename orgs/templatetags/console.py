@@ -72,7 +72,7 @@ def compact(value: int | None) -> str:
 @register.filter
 def as_input(field: BoundField) -> SafeString:
     """A form field as one of our inputs, tied to its error message when it has one."""
-    attributes = {"class": "input"}
+    attributes: dict[str, str | bool] = {"class": "input"}
     if field.errors:
         attributes["aria-invalid"] = "true"
         attributes["aria-describedby"] = f"{field.id_for_label}_error"

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Permission
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
@@ -139,10 +140,15 @@ def test_granting_credit_is_one_transfer_however_often_the_form_is_sent(
 ) -> None:
     account = LedgerAccount.objects.get(organization=organization, kind=LedgerAccount.Kind.CREDITS)
     before = account.posted_nanos
-    url = reverse("admin:billing_ledgeraccount_grant_credit", args=[account.pk])
-    assert url in staff_client.get(_change_url(account)).content.decode()
+    url = reverse("admin:billing_ledgeraccount_grant_credit")
+    assert url in staff_client.get(_list_url(LedgerAccount)).content.decode()
     key = staff_client.get(url).context["form"]["idempotency_key"].value()
-    data = {"amount": "12.50", "reason": "Beta tester", "idempotency_key": key}
+    data = {
+        "organization": organization.pk,
+        "amount": "12.50",
+        "reason": "Beta tester",
+        "idempotency_key": key,
+    }
     for _ in range(2):
         assert staff_client.post(url, data).status_code == 302
     account.refresh_from_db()
@@ -151,19 +157,27 @@ def test_granting_credit_is_one_transfer_however_often_the_form_is_sent(
     assert transfer.reason == "Beta tester"
     assert transfer.created_by is not None
     changed = staff_client.post(url, data | {"amount": "99"})
-    assert "granted another amount before" in changed.content.decode()
+    assert "granted something else before" in changed.content.decode()
 
 
 @pytest.mark.parametrize("amount", ["", "0", "-5", "ten", "1.0000000001", "NaN"])
 def test_an_amount_that_is_none_grants_nothing(
-    amount: str, organization: Organization, secrets: list[str], staff_client: Client
+    amount: str, organization: Organization, staff_client: Client
 ) -> None:
-    account = LedgerAccount.objects.get(organization=organization, kind=LedgerAccount.Kind.CREDITS)
-    url = reverse("admin:billing_ledgeraccount_grant_credit", args=[account.pk])
-    count = Transfer.objects.count()
-    data = {"amount": amount, "reason": "x", "idempotency_key": "k"}
-    assert staff_client.post(url, data).status_code == 200
-    assert Transfer.objects.count() == count
+    data = {"organization": organization.pk, "amount": amount, "reason": "x"}
+    url = reverse("admin:billing_ledgeraccount_grant_credit")
+    assert staff_client.post(url, data | {"idempotency_key": "k"}).status_code == 200
+    assert not Transfer.objects.exists()
+
+
+def test_staff_without_the_permission_cannot_grant(organization: Organization) -> None:
+    user = factories.make_user(is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_ledgeraccount"))
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.get(_list_url(LedgerAccount)).status_code == 200
+    url = reverse("admin:billing_ledgeraccount_grant_credit")
+    assert client.get(url).status_code == 403
 
 
 def test_a_provider_key_is_stored_encrypted_and_kept_when_left_empty(staff_client: Client) -> None:
