@@ -4,8 +4,10 @@
 own behind a proxy. Owns routing and the lifespan; decides nothing about a request itself.
 """
 
+import asyncio
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -15,13 +17,17 @@ _django = get_asgi_application()
 
 from django.conf import settings  # noqa: E402
 
-from config import edge, embedded  # noqa: E402
+from config import checks, edge, embedded  # noqa: E402
 from config.edge import Receive, Scope, Send  # noqa: E402
 from deployments import sites, uploads  # noqa: E402
 from gateway.app import GatewayApp  # noqa: E402
 
 AI_PREFIX = "/api/ai/"
 UPLOAD_PREFIX = "/api/data/uploads/"
+
+
+class UnableToServe(Exception):
+    """The platform is not set up to serve; the message says what is missing."""
 
 
 class Platform:
@@ -44,12 +50,11 @@ class Platform:
         if refusal := edge.refusal_for(scope):
             await edge.send_refusal(send, *refusal)
             return
-        if scope["path"] == "/health":
-            await edge.send_health(send)
-            return
         deploy_id = None if self._only_ai else _deploy_id_of(edge.host_of(scope))
         if deploy_id is not None:
             await sites.site_app(scope, receive, send, deploy_id)
+        elif scope["path"] == "/health":
+            await edge.send_health(send)
         elif self._only_ai or scope["path"].startswith(AI_PREFIX):
             await self._ai(scope, receive, send)
         elif scope["path"].startswith(UPLOAD_PREFIX):
@@ -69,6 +74,7 @@ class Platform:
 
     async def _start(self, send: Send) -> None:
         try:
+            _require_secrets()
             await self._ai.start()
             if settings.EMBEDDED and not self._only_ai:
                 embedded.start_tasks()
@@ -78,21 +84,42 @@ class Platform:
         await send({"type": "lifespan.startup.complete"})
 
     async def _stop(self) -> None:
-        embedded.stop_tasks()
-        if not self._only_ai:
-            await sites.shutdown()
-        await self._ai.stop()
+        """Settle calls first: whoever stops us waits only so long."""
+        try:
+            await self._ai.stop()
+        finally:
+            try:
+                if not self._only_ai:
+                    await sites.shutdown()
+            finally:
+                await asyncio.to_thread(embedded.stop_tasks)
+
+
+def _require_secrets() -> None:
+    """Serve nobody without secrets: an empty KEY_PEPPER would make digests that anybody can make.
+
+    Servers other than `manage.py` run no system checks. Raises UnableToServe.
+    """
+    if problems := checks.secrets_are_set():
+        raise UnableToServe(" ".join(f"{problem.msg} {problem.hint}" for problem in problems))
 
 
 def _deploy_id_of(host: str) -> str | None:
-    """The deployId when `host` is `<deployId>.<apps domain>`, else None."""
+    """The deployId when `host` is `<deployId>.<apps domain>`, else None.
+
+    The platform's own hosts may lie below the apps domain, too, and stay its own.
+    """
     name, _, domain = host.partition(".")
-    return name if domain == settings.APPS_DOMAIN and name else None
+    if domain != settings.APPS_DOMAIN.lower() or not name:
+        return None
+    is_ours = host == urlsplit(settings.PUBLIC_URL).hostname or host in settings.ALLOWED_HOSTS
+    return None if is_ours else name
 
 
 async def _serve_django(scope: Scope, receive: Receive, send: Send) -> None:
     limit = settings.API_BODY_BYTES_MAX
     too_large = (413, f"The body may have at most {limit} bytes.", "request_too_large")
+    too_slow = (408, "The request body did not arrive in time.", "request_timeout")
     if edge.declared_too_large(scope, limit):
         await edge.send_refusal(send, *too_large)
         return
@@ -100,6 +127,8 @@ async def _serve_django(scope: Scope, receive: Receive, send: Send) -> None:
         await _django(scope, edge.limited(receive, limit), send)  # type: ignore[arg-type]
     except edge.BodyTooLarge:
         await edge.send_refusal(send, *too_large)
+    except edge.BodyTooSlow:
+        await edge.send_refusal(send, *too_slow)
 
 
 application: Any = Platform()

@@ -1,15 +1,17 @@
 """System checks of the platform: what would be wrong in production fails here, with a hint."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 
 
 @register(Tags.security)
 def secrets_are_set(**_: Any) -> list[CheckMessage]:
     """All three secrets exist and differ."""
-    values = {name: getattr(settings, name) for name in ("SECRET_KEY", "KEY_PEPPER", "VAULT_KEY")}
+    values = {name: _secret(name) for name in ("SECRET_KEY", "KEY_PEPPER", "VAULT_KEY")}
     missing = [name for name, value in values.items() if not value]
     if missing:
         return [
@@ -30,16 +32,26 @@ def secrets_are_set(**_: Any) -> list[CheckMessage]:
     return []
 
 
+def _secret(name: str) -> str:
+    """The setting's value; Django itself refuses to give an empty SECRET_KEY."""
+    try:
+        return str(getattr(settings, name))
+    except ImproperlyConfigured:
+        return ""
+
+
 @register(Tags.security, deploy=True)
 def deployed_sites_have_their_own_domain(**_: Any) -> list[CheckMessage]:
     """Sites run other people's code: sharing the console's domain would share its cookies."""
-    from urllib.parse import urlsplit
-
-    console = urlsplit(settings.PUBLIC_URL).hostname or ""
-    if settings.APPS_DOMAIN == console or console.endswith(f".{settings.APPS_DOMAIN}"):
+    console, sites = urlsplit(settings.PUBLIC_URL).hostname or "", settings.APPS_DOMAIN
+    parent = console.partition(".")[2]
+    is_related = f".{console}".endswith(f".{sites}") or f".{sites}".endswith(f".{console}")
+    # Siblings such as console.example.com and apps.example.com, but not two domains below .com.
+    are_siblings = "." in parent and f".{sites}".endswith(f".{parent}")
+    if is_related or are_siblings:
         return [
             Warning(
-                f"Deployed sites share the domain {settings.APPS_DOMAIN} with the console.",
+                f"Deployed sites ({sites}) share a domain with the console ({console}).",
                 hint="Set APPS_DOMAIN to a different registrable domain.",
                 id="config.W001",
             )

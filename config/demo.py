@@ -102,7 +102,10 @@ def _playground_key(workspace: Workspace, *, at: datetime) -> str:
         deployment = directory.require_deployed(workspace)
     except directory.DeploymentNotFound:
         deployment = _deploy_playground(workspace, at=at)
-    return provisioning.provision(workspace, deployment.deploy_id, at=at).secret
+    try:
+        return provisioning.provision(workspace, deployment.deploy_id, at=at).secret
+    except provisioning.UnableToRevealKey:  # the data folder's VAULT_KEY was replaced
+        return provisioning.rotate(workspace, deployment.deploy_id, at=at).secret
 
 
 def _deploy_playground(workspace: Workspace, *, at: datetime) -> Deployment:

@@ -4,7 +4,9 @@ Owns limits that uvicorn does not have (number and size of headers, one Host, pl
 body limit of Django's side. Sends no answer of its own beyond a short refusal.
 """
 
+import asyncio
 import re
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -15,8 +17,10 @@ HEADER_BYTES_MAX = 32 * 1024
 HOST_PATTERN = re.compile(
     rb"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\])(?::\d{1,5})?"
 )
-# An encoded dot, slash, backslash or NUL has no honest use in a path.
-BAD_PATH = re.compile(rb"%2e|%2f|%5c|%00|\\|//", re.IGNORECASE)
+# An encoded dot, slash, backslash or NUL has no honest use in a path, nor have dot segments, which
+# every client resolves before it sends.
+BAD_PATH = re.compile(rb"%2e|%2f|%5c|%00|\\|//|/\.{1,2}(?:/|$)", re.IGNORECASE)
+BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -25,6 +29,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 class BodyTooLarge(Exception):
     """A request body went past its limit while being read."""
+
+
+class BodyTooSlow(Exception):
+    """A request body stopped arriving."""
 
 
 def refusal_for(scope: Scope) -> tuple[int, str] | None:
@@ -37,8 +45,8 @@ def refusal_for(scope: Scope) -> tuple[int, str] | None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1 or not HOST_PATTERN.fullmatch(hosts[0].lower()):
         return 400, "Send exactly one valid Host header."
-    if BAD_PATH.search(scope.get("raw_path") or b""):
-        return 400, "The path has encoded dots or slashes, backslashes or double slashes."
+    if BAD_PATH.search(scope.get("raw_path") or scope["path"].encode()):
+        return 400, "The path has dot segments, encoded dots or slashes, or double slashes."
     return None
 
 
@@ -49,11 +57,15 @@ def host_of(scope: Scope) -> str:
 
 
 async def send_refusal(send: Send, status: int, message: str, code: str = "bad_request") -> None:
-    """A short JSON error."""
-    body = orjson.dumps({"error": {"code": code, "message": message}})
+    """A short JSON error, in a shape that clients of the data API and of the AI API both read."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    body = orjson.dumps({"error": error})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-request-id", f"req_{uuid.uuid4().hex}".encode()),
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -76,14 +88,25 @@ def declared_too_large(scope: Scope, bytes_max: int) -> bool:
 
 
 def limited(receive: Receive, bytes_max: int) -> Receive:
-    """`receive` that raises BodyTooLarge: Django under ASGI spools a body of any size to disk."""
+    """`receive` that raises BodyTooLarge and BodyTooSlow.
+
+    Django under ASGI spools a body of any size to disk and waits for it for ever.
+    """
     size = 0
+    is_whole = False
 
     async def counted() -> dict[str, Any]:
-        nonlocal size
-        message = await receive()
+        nonlocal size, is_whole
+        if is_whole:  # from now on, only the end of the connection is waited for
+            return await receive()
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow from None
         if message["type"] == "http.request":
             size += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if size > bytes_max:
                 raise BodyTooLarge
         return message

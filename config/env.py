@@ -1,6 +1,9 @@
-"""Typed readers for environment variables. Owns parsing and its error messages; knows no setting."""
+"""Typed readers for environment variables: parsing and its error messages; knows no setting."""
 
+import contextlib
 import os
+import secrets
+import tempfile
 from pathlib import Path
 
 
@@ -46,22 +49,29 @@ def secret(name: str, *, fallback_file: Path, generate: bool) -> str:
 
     With `generate`, a missing fallback file is created (mode 0600, 48 random bytes), so that a
     laptop needs no set-up and keeps its secrets between starts. Returns "" when nothing is found.
+    Raises UnableToReadEnvironment when `NAME_FILE` points to nothing.
     """
     if value := text(name):
         return value
-    path = Path(text(f"{name}_FILE")) if text(f"{name}_FILE") else fallback_file
-    if path.exists():
-        return path.read_text().strip()
-    if not generate:
-        return ""
-    import secrets
+    if named := text(f"{name}_FILE"):
+        try:
+            return Path(named).read_text().strip()
+        except OSError as error:
+            raise UnableToReadEnvironment(
+                f"{name}_FILE: {named} cannot be read ({error.strerror})."
+            ) from None
+    if not fallback_file.exists() and generate:
+        _generate(fallback_file)
+    return fallback_file.read_text().strip() if fallback_file.exists() else ""
 
+
+def _generate(path: Path) -> None:
+    """Write a new secret to `path`, unless another process is first; never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # another process was first; its value is the one to use
-        return path.read_text().strip()
-    value = secrets.token_urlsafe(48)
+    handle, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
     with os.fdopen(handle, "w") as file:
-        file.write(value)
-    return value
+        file.write(secrets.token_urlsafe(48))
+    # A link appears with its content; creating the file itself would show it empty for a moment.
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    Path(draft).unlink()

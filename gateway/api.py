@@ -4,11 +4,12 @@ Parses, makes one domain call, answers. Every call takes an optional `deployId`;
 workspace's default deployment is meant. Foreign deployments are indistinguishable from none: 404.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
@@ -21,10 +22,10 @@ from gateway.models import ModelRoute
 from gateway.provisioning import Provisioned
 from gateway.serializers import (
     KeyInfoSerializer,
+    KeyTargetSerializer,
     ProvisionedSerializer,
     RevokedSerializer,
     RotateSerializer,
-    TargetSerializer,
     UsageQuerySerializer,
     UsageSerializer,
 )
@@ -33,23 +34,26 @@ from orgs.errors import DataApiError
 
 USAGE_DAYS_DEFAULT = 30
 USAGE_DAYS_MAX = 366
+EPOCH_YEAR = 2020
 
 
 class AigatewayView(DataApiCall):
     """What the five calls share: reading the body, and the 404 for a missing deployment."""
 
-    serializer_class: type[Serializer[None]] = TargetSerializer
+    serializer_class: type[Serializer[None]] = KeyTargetSerializer
 
     def read(self, request: Request) -> dict[str, Any]:
         """The validated body. Raises ValidationError naming the field."""
-        body = self.serializer_class(data=request.data or {})
+        body = self.serializer_class(data={} if request.data is None else request.data)
         body.is_valid(raise_exception=True)
         return dict(body.validated_data)
 
     def handle_exception(self, exc: Exception) -> Response:
-        """A missing deployment becomes the documented 404."""
+        """A missing deployment becomes the documented 404, an unreadable key a 409."""
         if isinstance(exc, directory.DeploymentNotFound):
             exc = DataApiError("deployment_not_found", str(exc), status_code=404)
+        elif isinstance(exc, provisioning.UnableToRevealKey):
+            exc = DataApiError("key_unreadable", str(exc), status_code=409)
         return super().handle_exception(exc)
 
 
@@ -76,7 +80,7 @@ def _describe(provisioned: Provisioned) -> dict[str, Any]:
 class ProvisionView(AigatewayView):
     """Create the deployment's key, or answer the one it has."""
 
-    @extend_schema(request=TargetSerializer, responses=ProvisionedSerializer, tags=["aigateway"])
+    @extend_schema(request=KeyTargetSerializer, responses=ProvisionedSerializer, tags=["aigateway"])
     def post(self, request: Request) -> Response:
         """Safe to retry: the same key comes back with `isNew: false`."""
         body = self.read(request)
@@ -111,7 +115,7 @@ def _secret_response(body: dict[str, Any]) -> Response:
 class InfoView(AigatewayView):
     """Whether the deployment has a key; never creates one, never shows the secret."""
 
-    @extend_schema(request=TargetSerializer, responses=KeyInfoSerializer, tags=["aigateway"])
+    @extend_schema(request=KeyTargetSerializer, responses=KeyInfoSerializer, tags=["aigateway"])
     def post(self, request: Request) -> Response:
         """The key's prefix and dates."""
         body = self.read(request)
@@ -133,7 +137,7 @@ class InfoView(AigatewayView):
 class RevokeView(AigatewayView):
     """Refuse the deployment's key from now on, on every process within a second."""
 
-    @extend_schema(request=TargetSerializer, responses=RevokedSerializer, tags=["aigateway"])
+    @extend_schema(request=KeyTargetSerializer, responses=RevokedSerializer, tags=["aigateway"])
     def post(self, request: Request) -> Response:
         """Revoking twice is not an error."""
         body = self.read(request)
@@ -152,13 +156,7 @@ class UsageView(AigatewayView):
     def post(self, request: Request) -> Response:
         """Grouped by day, model or deployment."""
         body = self.read(request)
-        end = body.get("to") or timezone.now()
-        start = body.get("from") or end - timedelta(days=USAGE_DAYS_DEFAULT)
-        if not start < end or end - start > timedelta(days=USAGE_DAYS_MAX):
-            raise DataApiError(
-                "invalid_request",
-                f"from: must be before 'to' and at most {USAGE_DAYS_MAX} days earlier.",
-            )
+        start, end = _period(body)
         query: dict[str, Any] = {
             "organization": workspace_of(request).organization,
             "start": start,
@@ -175,6 +173,20 @@ class UsageView(AigatewayView):
                 "total": _describe_usage(usage.summary(**query)),
             }
         )
+
+
+def _period(body: dict[str, Any]) -> tuple[datetime, datetime]:
+    """Start and end of the time asked for. Raises ValidationError."""
+    end = body.get("to") or timezone.now()
+    # A year that cannot be counted back from would overflow, and nothing was used then.
+    if end.year < EPOCH_YEAR:
+        raise ValidationError({"to": f"Must be in {EPOCH_YEAR} or later."})
+    start = body.get("from") or end - timedelta(days=USAGE_DAYS_DEFAULT)
+    if not start < end or end - start > timedelta(days=USAGE_DAYS_MAX):
+        raise ValidationError(
+            {"from": f"Must be before 'to' and at most {USAGE_DAYS_MAX} days earlier."}
+        )
+    return start, end
 
 
 def _describe_usage(totals: usage.Totals) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _handler_for(exchange: Exchange) -> Handler:
 def _unknown_path(exchange: Exchange) -> Refusal:
     refusal = refusals.unknown_path(exchange.method, exchange.path[:200])
     versioned = exchange.path.replace("/api/ai/", f"{BASE}/", 1)
-    if versioned in ENDPOINTS:
+    if versioned in ENDPOINTS or versioned.startswith(f"{BASE}/models/"):
         refusal.message += f". Did you mean {versioned}? The base URL ends in /v1."
     return refusal
 

@@ -8,12 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
 from billing import prices
-from billing.pricing import Price
+from billing.pricing import Price, UnpricedBucket
 from gateway import credentials
 from gateway.credentials import Upstream
 from gateway.models import ModelRoute
 from gateway.providers import PROVIDERS, Provider
+
+log = structlog.get_logger(__name__)
 
 CHAT = "chat"
 RESPONSES = "responses"
@@ -140,14 +144,14 @@ def load(*, at: datetime) -> Catalog:
     """The catalog as it is in the database at `at`."""
     upstreams = credentials.configured()
     by_name: dict[str, list[Candidate]] = {}
-    for route in ModelRoute.objects.filter(is_active=True).order_by("position", "-weight", "id"):
-        version = prices.current(route.provider, route.upstream_name, at=at)
+    routes = ModelRoute.objects.filter(is_active=True, provider__in=PROVIDERS)
+    for route in routes.order_by("position", "-weight", "id"):
         candidate = Candidate(
             public_name=route.public_name,
             provider=PROVIDERS[route.provider],
             upstream=upstreams.get(route.provider),
             upstream_name=route.upstream_name,
-            price=Price.from_rates(version.pk, version.rates) if version else None,
+            price=_price(route, at=at),
             context_tokens_max=route.context_tokens_max,
             output_tokens_max=route.output_tokens_max,
             capabilities=frozenset(route.capabilities),
@@ -156,3 +160,18 @@ def load(*, at: datetime) -> Catalog:
         for name in (route.public_name, *route.aliases):
             by_name.setdefault(name, []).append(candidate)
     return Catalog({name: tuple(rows) for name, rows in by_name.items()})
+
+
+def _price(route: ModelRoute, *, at: datetime) -> Price | None:
+    """The price in force, if it covers what every call uses; a call it cannot bill is not made."""
+    version = prices.current(route.provider, route.upstream_name, at=at)
+    if version is None:
+        return None
+    try:
+        price = Price.from_rates(version.pk, version.rates)
+        price.nanos_per_million("input", 0)
+        price.nanos_per_million("output", 0)
+    except (UnpricedBucket, AttributeError, KeyError, TypeError, ValueError):
+        log.exception("a price is unusable", route=str(route), price_version=version.pk)
+        return None
+    return price

@@ -5,11 +5,14 @@ Secrets leave here only inside `Upstream`, whose repr hides them.
 
 from dataclasses import dataclass, field
 
+import structlog
 from django.conf import settings
 
 from gateway.models import ProviderCredential
 from gateway.providers import PROVIDERS, AuthStyle, Provider
 from orgs import vault
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,19 @@ def seal_api_key(credential: ProviderCredential, api_key: str) -> None:
 
 
 def configured() -> dict[str, Upstream]:
-    """Every provider that can be called now, by name. Raises orgs.vault.UnableToDecrypt."""
+    """Every provider that can be called now, by name.
+
+    A credential that cannot be decrypted takes its own provider away, not the others; nor is the
+    environment's used in its place, which staff meant to replace.
+    """
     rows = {row.provider: row for row in ProviderCredential.objects.filter(is_active=True)}
     found = {}
     for name, provider in PROVIDERS.items():
-        upstream = _from_row(provider, rows.get(name)) or _from_environment(provider)
+        try:
+            upstream = _from_row(provider, rows.get(name)) or _from_environment(provider)
+        except vault.UnableToDecrypt as error:
+            log.error("a credential is unreadable", provider=name, reason=str(error))
+            continue
         if upstream is not None:
             found[name] = upstream
     return found

@@ -14,6 +14,7 @@ from gateway import refusals
 from gateway.refusals import Refusal
 
 BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
+BODY_SECONDS_TOTAL_MAX = 300.0  # a body that trickles in holds a connection, too
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
@@ -41,24 +42,29 @@ class Exchange:
     async def read_body(self, bytes_max: int) -> bytes:
         """The request body. Raises Refusal (too large, too slow, encoded), ClientGone."""
         self._check_declared(bytes_max)
-        parts: list[bytes] = []
-        size = 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS_TOTAL_MAX):
+                return await self._read_pieces(bytes_max)
+        except TimeoutError:
+            raise refusals.slow_body() from None
+
+    async def _read_pieces(self, bytes_max: int) -> bytes:
+        # Not a list of pieces: a byte at a time, that would take fifty times the body's memory.
+        body = bytearray()
         is_more = True
         while is_more:
-            try:
-                async with asyncio.timeout(BODY_SECONDS_MAX):
-                    message = await self._receive()
-            except TimeoutError:
-                raise refusals.slow_body() from None
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > bytes_max:
-                raise refusals.body_too_large(bytes_max, size)
-            parts.append(piece)
+            piece: bytes = message.get("body", b"")
             is_more = message.get("more_body", False)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            if len(body) + len(piece) > bytes_max:
+                raise refusals.body_too_large(bytes_max, len(body) + len(piece))
+            if not body and not is_more:
+                return piece
+            body += piece
+        return bytes(body)
 
     def _check_declared(self, bytes_max: int) -> None:
         for name, value in self.headers:

@@ -4,21 +4,26 @@ Owns which variables are injected. A value the user set wins; the answer then na
 app bypasses the gateway. Must not know how environments are stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from deployments import directory, environment
 from deployments.models import Deployment
 from gateway import keys
 from gateway.models import GatewayKey
+from orgs import vault
 from orgs.models import Workspace
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 VARIABLES = (KEY_VARIABLE, URL_VARIABLE)
+
+
+class UnableToRevealKey(Exception):
+    """The deployment has a key whose text cannot be decrypted. Says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Provisioned:
 
     deployment: Deployment
     key: GatewayKey
-    secret: str
+    secret: str = field(repr=False)
     is_new: bool
     overridden: tuple[str, ...]
 
@@ -40,19 +45,18 @@ def base_url() -> str:
 def provision(workspace: Workspace, deploy_id: str | None = None, *, at: datetime) -> Provisioned:
     """The deployment's key, made if it has none. Safe to retry: the same key comes back.
 
-    Raises deployments.directory.DeploymentNotFound.
+    Raises deployments.directory.DeploymentNotFound, UnableToRevealKey.
     """
     deployment = directory.require_deployed(workspace, deploy_id)
-    key = keys.current(deployment)
-    if key is not None:
-        return _provisioned(deployment, key, keys.reveal(key), is_new=False)
-    try:
-        with transaction.atomic():
-            key, secret = keys.issue(deployment, at=at)
-            _inject(deployment, secret)
-    except IntegrityError:
-        # Somebody else provisioned at this moment: their key is the key.
-        return provision(workspace, deploy_id, at=at)
+    if (key := keys.current(deployment)) is not None:
+        return _existing(deployment, key)
+    with transaction.atomic():
+        _take_turns(deployment)
+        # Somebody else may have provisioned while we waited: their key is the key.
+        if (key := keys.current(deployment)) is not None:
+            return _existing(deployment, key)
+        key, secret = keys.issue(deployment, at=at)
+        _inject(deployment, secret)
     return _provisioned(deployment, key, secret, is_new=True)
 
 
@@ -63,6 +67,7 @@ def rotate(
     deployment = directory.require_deployed(workspace, deploy_id)
     expires_at = at + timedelta(seconds=grace_seconds) if grace_seconds else None
     with transaction.atomic():
+        _take_turns(deployment)
         key, secret = keys.rotate(deployment, expires_at=expires_at, at=at)
         _inject(deployment, secret)
     return _provisioned(deployment, key, secret, is_new=True)
@@ -75,9 +80,31 @@ def revoke(workspace: Workspace, deploy_id: str | None = None, *, at: datetime) 
     """
     deployment = directory.require_deployed(workspace, deploy_id)
     with transaction.atomic():
+        _take_turns(deployment)
         keys.revoke_all(deployment, at=at)
         environment.withdraw(deployment, list(VARIABLES))
     return deployment
+
+
+def _take_turns(deployment: Deployment) -> None:
+    """One change of a deployment's keys at a time: key and environment must tell the same.
+
+    Raises DeploymentNotFound when the deployment was deleted meanwhile.
+    """
+    locked = Deployment.objects.select_for_update().filter(pk=deployment.pk, deleted_at=None)
+    if locked.first() is None:
+        raise directory.DeploymentNotFound
+
+
+def _existing(deployment: Deployment, key: GatewayKey) -> Provisioned:
+    try:
+        secret = keys.reveal(key)
+    except vault.UnableToDecrypt:
+        raise UnableToRevealKey(
+            "The key's text cannot be read any more, because the platform's VAULT_KEY is not the "
+            "one it was stored under. Calls with it still work; rotate to get a new one."
+        ) from None
+    return _provisioned(deployment, key, secret, is_new=False)
 
 
 def _inject(deployment: Deployment, secret: str) -> None:

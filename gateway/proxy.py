@@ -157,9 +157,7 @@ async def serve_chat(exchange: Exchange, services: Services, call_id: uuid.UUID)
     call = await _open(
         exchange, services.meter, caller, key_id, candidate, inspection, input_tokens_max, call_id
     )
-    run = Run(
-        candidate, inspection, call, max(input_tokens_max // BYTES_PER_TOKEN, 1), began_at
-    )
+    run = Run(candidate, inspection, call, max(input_tokens_max // BYTES_PER_TOKEN, 1), began_at)
     try:
         await _run(exchange, services.connections, dialect, run, request)
     finally:
@@ -200,7 +198,10 @@ def _translate(
         )
     else:
         prepared = wire.write_request(dialect.read_request(body), candidate.upstream_name)
-    return orjson.dumps(prepared)
+    try:
+        return orjson.dumps(prepared)
+    except orjson.JSONEncodeError:  # reading allows four times the depth that writing does
+        raise refusals.invalid_json() from None
 
 
 def _passes_through(dialect: ClientDialect, candidate: Candidate) -> bool:
@@ -285,11 +286,12 @@ async def _run(
         run.finish(Status.UPSTREAM_ERROR, 502, "upstream_unreadable")
         log.warning("provider's answer is unreadable", error=str(error))
         await _refuse(exchange, dialect, run, refusals.upstream_failed(retryable=False))
+    except Exception:  # a bug of ours: whoever answers it has logged it
+        run.finish(Status.CRASHED, 500, "internal_error")
+        raise
 
 
-async def _refuse(
-    exchange: Exchange, dialect: ClientDialect, run: Run, refusal: Refusal
-) -> None:
+async def _refuse(exchange: Exchange, dialect: ClientDialect, run: Run, refusal: Refusal) -> None:
     """Tell the client: as an error answer before the stream began, inside the stream after."""
     await run.settle()
     if exchange.has_started:
@@ -327,7 +329,7 @@ async def _call(
 
 async def _read_error(wire: UpstreamDialect, run: Run, answer: Answer) -> None:
     """Raise the provider's error as a Refusal, and note it."""
-    body = await answer.read(bytes_max=ERROR_BYTES_MAX)
+    body = await answer.read_start(ERROR_BYTES_MAX)
     secrets = [run.candidate.upstream.api_key] if run.candidate.upstream else []
     failure = wire.read_error(answer.status, answer.headers, body, secrets=secrets)
     status = Status.REFUSED if failure.refusal.status == 400 else Status.UPSTREAM_ERROR
@@ -350,7 +352,7 @@ async def _answer(
     if not isinstance(body, dict):
         raise UnreadableAnswer("The answer is not an object.")
     run.usage = wire.read_usage(body)
-    run.model_served = str(body.get("model", ""))
+    run.model_served = str(body.get("model") or "")
     run.relayed_tokens = len(raw) // BYTES_PER_TOKEN
     if not _passes_through(dialect, run.candidate):
         response = dialect.write_response(
@@ -364,9 +366,7 @@ async def _answer(
     await exchange.send_bytes(200, raw)
 
 
-async def _pump_bytes(
-    exchange: Exchange, wire: UpstreamDialect, run: Run, answer: Answer
-) -> None:
+async def _pump_bytes(exchange: Exchange, wire: UpstreamDialect, run: Run, answer: Answer) -> None:
     """Same dialect on both sides: forward bytes, read usage on the way."""
     reader = wire.pass_through(run.inspection)
     async for piece in answer.pieces():

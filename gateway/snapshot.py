@@ -7,15 +7,21 @@ in threads of its own; must never be waited for by a call whose entries are fres
 """
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Barrier, BrokenBarrierError
 from typing import Any, Generic, TypeVar
 
-from django.db import DatabaseError, close_old_connections, connections
+import structlog
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, connections
+from django.db.models import Q
+from django.utils import timezone
 
 from deployments.models import Deployment
 from gateway import catalog
@@ -25,8 +31,13 @@ from orgs.models import Organization
 RENEW_AFTER_SECONDS = 0.5
 REFUSE_AFTER_SECONDS = 1.0
 LOAD_SECONDS_MAX = 5.0
+# Loads that wait for a database thread; more means that the database hangs.
+LOADS_MAX = 1_000
 CALLERS_MAX = 10_000
 TOUCH_EVERY_SECONDS = 10.0
+THREADS = 2
+
+log = structlog.get_logger(__name__)
 
 Value = TypeVar("Value")
 
@@ -65,20 +76,30 @@ class _Entry(Generic[Value]):
     renewal: "asyncio.Future[None] | None" = field(default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A load under way and the time it was asked for, before any of its queries."""
+
+    future: "asyncio.Future[Any]"
+    began_at: float
+
+
 class Snapshot:
     """The in-process copy, one per process and event loop."""
 
     def __init__(self) -> None:
         self._callers: OrderedDict[str, _Entry[Caller | None]] = OrderedDict()
         self._catalog: dict[str, _Entry[catalog.Catalog]] = {}
-        self._loads: dict[str, asyncio.Future[Any]] = {}
-        self._touched: OrderedDict[int, float] = OrderedDict()
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="snapshot")
+        self._loads: dict[str, _Load] = {}
+        self._loads_under_way = 0
+        self._touched: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="snapshot")
 
     def close(self) -> None:
         """End the threads and their connections."""
-        for _ in range(2):
-            self._threads.submit(connections.close_all)
+        everyone = Barrier(THREADS)
+        for _ in range(THREADS):
+            self._threads.submit(_close_connections, everyone)
         self._threads.shutdown(wait=True)
 
     async def caller(self, deploy_id: str) -> Caller | None:
@@ -99,33 +120,35 @@ class Snapshot:
         """All models. Raises UnableToLoad."""
         entry = self._catalog.get("")
         if entry is None or time.monotonic() - entry.loaded_at >= RENEW_AFTER_SECONDS:
-            entry = await self._fresh(
-                self._catalog, "", lambda: catalog.load(at=datetime.now(UTC))
-            )
+            entry = await self._fresh(self._catalog, "", lambda: catalog.load(at=datetime.now(UTC)))
         return entry.value
 
     def touch(self, key_id: int) -> None:
         """Remember that a key was used; written to the database at most every ten seconds."""
-        now = time.monotonic()
-        if now - self._touched.get(key_id, 0.0) < TOUCH_EVERY_SECONDS:
-            return
-        self._touched[key_id] = now
-        self._touched.move_to_end(key_id)
-        while len(self._touched) > CALLERS_MAX:
-            self._touched.popitem(last=False)
-        self._threads.submit(_write, {"last_used_at": datetime.now(UTC)}, key_id)
+        self._note("last_used_at", key_id)
 
     def mark_exposed(self, key_id: int) -> None:
         """Remember that a browser sent this key, so that the console can warn its owner."""
-        self._threads.submit(_write, {"exposed_at": datetime.now(UTC)}, key_id)
+        self._note("exposed_at", key_id)
+
+    def _note(self, name: str, key_id: int) -> None:
+        """Write the time into the key's field `name`, unless that was done a moment ago."""
+        now = time.monotonic()
+        written_at = self._touched.get((name, key_id))
+        if written_at is not None and now - written_at < TOUCH_EVERY_SECONDS:
+            return
+        self._touched[name, key_id] = now
+        self._touched.move_to_end((name, key_id))
+        while len(self._touched) > CALLERS_MAX:
+            self._touched.popitem(last=False)
+        self._threads.submit(_write, name, key_id)
 
     async def _fresh(
         self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
     ) -> "_Entry[Value]":
         """The entry, renewed: in the background while it may still be used, else before."""
         entry = entries.get(name)
-        age = time.monotonic() - entry.loaded_at if entry else REFUSE_AFTER_SECONDS
-        if entry is not None and age < REFUSE_AFTER_SECONDS:
+        if entry is not None and time.monotonic() - entry.loaded_at < REFUSE_AFTER_SECONDS:
             if entry.renewal is None or entry.renewal.done():
                 entry.renewal = asyncio.ensure_future(self._renew(entries, name, load))
             return entry
@@ -138,27 +161,52 @@ class Snapshot:
             await self._load(entries, name, load)
         except UnableToLoad:
             return  # the next caller waits for the database and gets the error itself
+        except Exception:
+            log.exception("a snapshot could not be renewed")
 
     async def _load(
         self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
     ) -> "_Entry[Value]":
         """Load once, however many wait for it. The entry's age counts from before the query."""
-        began_at = time.monotonic()
-        loading = f"{id(entries)}:{name}"
-        future = self._loads.get(loading)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._threads, _guarded, load)
-            future.add_done_callback(lambda _: self._loads.pop(loading, None))
-            self._loads[loading] = future
+        loading = self._loading(f"{id(entries)}:{name}", load)
         try:
             async with asyncio.timeout(LOAD_SECONDS_MAX):
-                value = await asyncio.shield(future)
-        except (DatabaseError, TimeoutError) as error:
+                value = await asyncio.shield(loading.future)
+        except (DatabaseFailure, TimeoutError) as error:
             raise UnableToLoad from error
-        entry: _Entry[Value] = _Entry(value, began_at)
-        entries[name] = entry
+        known = entries.get(name)
+        entry: _Entry[Value] = _Entry(value, loading.began_at)
+        # A load that a slow database answered late must not replace one that began after it.
+        if known is None or known.loaded_at <= loading.began_at:
+            entries[name] = entry
         return entry
+
+    def _loading(self, name: str, load: Callable[[], Any]) -> _Load:
+        """The load of this name under way, or a new one. Raises UnableToLoad when too many wait.
+
+        A load asked for more than a second ago may have read the database before a revocation
+        that must count by now, so nobody joins it any more.
+        """
+        now = time.monotonic()
+        loading = self._loads.get(name)
+        if loading is not None and now - loading.began_at < REFUSE_AFTER_SECONDS:
+            return loading
+        if self._loads_under_way >= LOADS_MAX:
+            raise UnableToLoad
+        self._loads_under_way += 1
+        future = asyncio.get_running_loop().run_in_executor(self._threads, _guarded, load)
+        loading = _Load(future, now)
+        self._loads[name] = loading
+        future.add_done_callback(lambda _: self._forget(name, loading))
+        return loading
+
+    def _forget(self, name: str, loading: _Load) -> None:
+        self._loads_under_way -= 1
+        if self._loads.get(name) is loading:
+            del self._loads[name]
+        # Everybody who waited may have given up: then nobody else looks at its failure.
+        if not loading.future.cancelled():
+            loading.future.exception()
 
 
 def _guarded(load: Callable[[], Value]) -> Value:
@@ -167,9 +215,19 @@ def _guarded(load: Callable[[], Value]) -> Value:
     return load()
 
 
-def _write(fields: dict[str, datetime], key_id: int) -> None:
-    close_old_connections()
-    GatewayKey.objects.filter(pk=key_id).update(**fields)
+def _close_connections(everyone: Barrier) -> None:
+    """Close this thread's connections; waits for the other threads, so that each does it once."""
+    connections.close_all()
+    with contextlib.suppress(BrokenBarrierError):
+        everyone.wait(timeout=LOAD_SECONDS_MAX)
+
+
+def _write(name: str, key_id: int) -> None:
+    try:
+        close_old_connections()
+        GatewayKey.objects.filter(pk=key_id).update(**{name: timezone.now()})
+    except DatabaseFailure:
+        log.exception("a key's use could not be noted", field=name, key_id=key_id)
 
 
 def load_caller(deploy_id: str) -> Caller | None:
@@ -184,7 +242,11 @@ def load_caller(deploy_id: str) -> Caller | None:
     organization = deployment.workspace.organization
     if organization.status != Organization.Status.ACTIVE:
         return None
-    keys = GatewayKey.objects.filter(deployment=deployment, revoked_at=None)
+    keys = GatewayKey.objects.filter(
+        Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
+        deployment=deployment,
+        revoked_at=None,
+    )
     return Caller(
         deployment_id=deployment.pk,
         deploy_id=deploy_id,

@@ -14,6 +14,8 @@ import aiohttp
 from gateway.credentials import Upstream
 
 CONNECT_SECONDS_MAX = 5.0
+# Until a connection is there: waiting for a free one, resolving the name, connecting.
+ACQUIRE_SECONDS_MAX = 15.0
 IDLE_SECONDS_MAX = 120.0  # between two pieces, and until the first byte of a stream
 ANSWER_SECONDS_MAX = 600.0  # until the first byte of a whole answer: it is made first
 TOTAL_SECONDS_MAX = 900.0
@@ -73,6 +75,15 @@ class Answer:
                 raise UpstreamCut(f"The answer is longer than {bytes_max} bytes.")
         return b"".join(parts)
 
+    async def read_start(self, bytes_max: int) -> bytes:
+        """The first `bytes_max` bytes of the body. Raises UpstreamTimedOut, UpstreamCut."""
+        start = b""
+        async for piece in self.pieces():
+            start += piece
+            if len(start) >= bytes_max:
+                break
+        return start[:bytes_max]
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises UpstreamTimedOut, UpstreamCut."""
         loop_time = asyncio.get_running_loop().time
@@ -120,6 +131,7 @@ class Connections:
         }
         timeout = aiohttp.ClientTimeout(
             total=None,
+            connect=ACQUIRE_SECONDS_MAX,
             sock_connect=CONNECT_SECONDS_MAX,
             sock_read=IDLE_SECONDS_MAX if is_stream else ANSWER_SECONDS_MAX,
         )

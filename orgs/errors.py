@@ -31,7 +31,8 @@ def _first_problem(detail: Any, path: str = "") -> tuple[str, str]:
         inner_path = path if name == "non_field_errors" else f"{path}.{name}".strip(".")
         return _first_problem(inner, inner_path)
     if isinstance(detail, list):
-        return _first_problem(detail[0], path)
+        # A list of items has an empty entry for each item that is fine.
+        return _first_problem(next(filter(None, detail), ""), path)
     return path, str(detail)
 
 

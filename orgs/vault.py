@@ -6,6 +6,7 @@ decrypt. Must never log a value.
 """
 
 import base64
+import binascii
 import hashlib
 import os
 from functools import lru_cache
@@ -16,6 +17,7 @@ from django.conf import settings
 
 VERSION = "v1:"
 NONCE_BYTES = 12
+TAG_BYTES = 16
 
 
 class UnableToDecrypt(Exception):
@@ -38,13 +40,24 @@ def decrypt(sealed_text: str, *, context: str) -> str:
     """The text that `encrypt` was given. Raises UnableToDecrypt."""
     if not sealed_text.startswith(VERSION):
         raise UnableToDecrypt("Unknown format of an encrypted value.")
-    raw = base64.urlsafe_b64decode(sealed_text[len(VERSION) :])
+    raw = _unpack(sealed_text[len(VERSION) :])
     try:
         plain = _cipher(settings.VAULT_KEY).decrypt(
             raw[:NONCE_BYTES], raw[NONCE_BYTES:], context.encode()
         )
     except InvalidTag:
-        raise UnableToDecrypt(
-            "An encrypted value cannot be read: was VAULT_KEY changed?"
-        ) from None
+        raise UnableToDecrypt("An encrypted value cannot be read: was VAULT_KEY changed?") from None
     return plain.decode()
+
+
+def _unpack(packed: str) -> bytes:
+    """Nonce and ciphertext. Raises UnableToDecrypt for text that `encrypt` cannot have written."""
+    try:
+        raw = base64.urlsafe_b64decode(packed)
+    except (binascii.Error, ValueError):
+        raw = b""
+    # Python's decoder skips what is not base64, so that many texts would mean the same value.
+    is_canonical = base64.urlsafe_b64encode(raw).decode() == packed
+    if not is_canonical or len(raw) < NONCE_BYTES + TAG_BYTES:
+        raise UnableToDecrypt("An encrypted value is damaged.")
+    return raw
