@@ -21,6 +21,20 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Carry:
+    """State a provider wants back unchanged on the next turn, and that clients tend to drop.
+
+    `kind` says whose it is and what: `anthropic.thinking` (a signature), `anthropic.redacted` (a
+    redacted block's data), `gemini.thought` (a thoughtSignature), `openai.encrypted` (encrypted
+    reasoning). `model` is the upstream model that made it: it means nothing to any other.
+    """
+
+    kind: str
+    data: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The answer began. `created_at` is the provider's own time in epoch seconds, 0 if unknown."""
 
@@ -48,20 +62,69 @@ class RefusalDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """More of what the model thought aloud."""
+    """More of what the model thought aloud. `is_summary`: the provider's summary of it."""
 
     text: str
+    choice: int = 0
+    is_summary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningEnded:
+    """A block of reasoning is complete; also for one without text (redacted, encrypted only)."""
+
+    carry: Carry | None = None
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextSigned:
+    """State that belongs to the text so far (Gemini signs the last part of an answer)."""
+
+    carry: Carry
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CitationAdded:
+    """A source of the text so far. Offsets are characters of the choice's text, -1 if unknown."""
+
+    url: str
+    title: str = ""
+    start: int = -1
+    end: int = -1
+    cited_text: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMade:
+    """An image the model made: base64 data and its media type."""
+
+    data: str
+    media_type: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioDelta:
+    """More spoken audio: base64 data, its transcript, or both; `audio_id` once, if there is one."""
+
+    data: str = ""
+    transcript: str = ""
+    audio_id: str = ""
     choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStarted:
-    """A tool call begins. `index` counts the calls of a choice from 0."""
+    """A tool call begins. `index` counts the calls of a choice from 0; ids are never empty."""
 
     index: int
     call_id: str
     name: str
     choice: int = 0
+    carry: Carry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +145,11 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceFinished:
-    """A choice ended."""
+    """A choice ended. `native` is the provider's own word for why, for records."""
 
     reason: FinishReason
     choice: int = 0
+    native: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +170,11 @@ Event = (
     | TextDelta
     | RefusalDelta
     | ReasoningDelta
+    | ReasoningEnded
+    | TextSigned
+    | CitationAdded
+    | ImageMade
+    | AudioDelta
     | ToolCallStarted
     | ToolCallDelta
     | UsageReported

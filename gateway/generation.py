@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.events import Carry
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text."""
+    """Plain text; `carry` is state the provider put on its own earlier text."""
 
     text: str
+    carry: Carry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as data: URL or by the provider's own id."""
+    """A file as data: URL, by https URL, or by the provider's own id."""
 
     data_url: str = ""
     file_id: str = ""
     filename: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,15 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What the model thought on an earlier turn."""
+    """One block of what the model thought on an earlier turn, with what its provider wants back.
+
+    `item_id` is the id under which a Responses client knows it.
+    """
 
     text: str
+    carry: Carry | None = None
+    item_id: str = ""
+    is_summary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +74,17 @@ class ToolCall:
     call_id: str
     name: str
     arguments: str
+    carry: Carry | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answered."""
+    """What a tool answered. `name` is the function's, when the wire says it."""
 
     call_id: str
-    parts: tuple["Text | Image", ...]
+    parts: tuple["Text | Image | File", ...]
+    is_error: bool = False
+    name: str = ""
 
 
 Part = Text | Image | File | Audio | Reasoning | RefusalText | ToolCall | ToolResult
