@@ -1,6 +1,6 @@
 """What a dialect must offer, and the values its two roles exchange with the proxy. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,13 +22,41 @@ class UnreadableAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What must be known of a request before it is priced, without translating it."""
+    """What must be known of a request before it is priced, without translating it.
+
+    `references` are ids of items kept for the client that its input refers to, `previous_id` the
+    response it continues; `keeps_state` says that it may come back for this answer by id.
+    """
 
     model: str
     is_stream: bool
     output_tokens_max: int | None
-    choices: int
-    wants_usage: bool
+    choices: int = 1
+    wants_usage: bool = False
+    references: tuple[str, ...] = ()
+    previous_id: str = ""
+    keeps_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a writer may say about one answer besides its events.
+
+    `seed` is 32 hex characters unique to the call, from which ids are made (`resp_<seed>`,
+    `msg_<seed>0`, ...); `created_at` is epoch seconds; `body` the request, which some wires echo.
+    """
+
+    seed: str
+    created_at: int
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The upstream model a request is written for, and the most it can write."""
+
+    model: str
+    output_tokens_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +80,18 @@ class StreamDecoder(Protocol):
         ...
 
 
+class ResponseWriter(Protocol):
+    """Collects the events of a whole answer."""
+
+    def add(self, event: Event) -> None:
+        """Take one event in."""
+        ...
+
+    def finish(self) -> Json:
+        """The whole answer."""
+        ...
+
+
 class StreamEncoder(Protocol):
     """Writes one client stream."""
 
@@ -65,6 +105,10 @@ class StreamEncoder(Protocol):
 
     def write_failure(self, refusal: Refusal) -> bytes:
         """An error after the stream began, in the form this dialect's clients notice."""
+        ...
+
+    def result(self) -> Json | None:
+        """The whole answer as the client could ask for it again; None where no wire can."""
         ...
 
 
@@ -84,6 +128,14 @@ class PassThrough(Protocol):
         """The terminal frames. Raises TruncatedStream when the end never came."""
         ...
 
+    def write_failure(self, refusal: Refusal) -> bytes:
+        """An error after the stream began."""
+        ...
+
+    def result(self) -> Json | None:
+        """See StreamEncoder."""
+        ...
+
 
 class ClientDialect(Protocol):
     """How a client asks and what it wants to hear."""
@@ -94,22 +146,24 @@ class ClientDialect(Protocol):
         """What pricing and routing need. Raises Refusal for a malformed request."""
         ...
 
+    def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:
+        """The body with references replaced by `items` and the `previous` turns put before it."""
+        ...
+
     def read_request(self, body: Json) -> GenerationRequest:
         """The whole request. Raises Refusal naming the parameter that is wrong."""
         ...
 
-    def write_response(self, events: Iterable[Event], *, response_id: str, created_at: int) -> Json:
-        """A whole answer."""
+    def response_writer(self, inspection: Inspection, reply: Reply) -> ResponseWriter:
+        """A new writer for one whole answer."""
         ...
 
-    def stream_encoder(
-        self, inspection: Inspection, *, response_id: str, created_at: int
-    ) -> StreamEncoder:
+    def stream_encoder(self, inspection: Inspection, reply: Reply) -> StreamEncoder:
         """A new encoder for one stream."""
         ...
 
-    def write_failure(self, refusal: Refusal) -> bytes:
-        """An error in the middle of a stream."""
+    def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
+        """The body of an error answer."""
         ...
 
 
@@ -118,27 +172,24 @@ class UpstreamDialect(Protocol):
 
     name: str
 
-    def path(self, upstream_model: str, *, is_stream: bool) -> str:
-        """The endpoint's path below the provider's base URL."""
+    def path(self, model: str, *, is_stream: bool) -> str:
+        """The endpoint's path (and query) below the provider's base URL."""
         ...
 
-    def write_request(self, request: GenerationRequest, upstream_model: str) -> Json:
-        """The provider's request body."""
+    def write_request(self, request: GenerationRequest, target: Target) -> Json:
+        """The provider's request body. Raises Refusal for what this wire cannot express."""
         ...
 
-    def prepare_pass_through(self, body: Json, upstream_model: str, *, is_stream: bool) -> Json:
+    def prepare_pass_through(self, body: Json, target: Target, *, is_stream: bool) -> Json:
         """A client's own body with the model name replaced and usage reporting turned on."""
         ...
 
-    def pass_through(self, inspection: Inspection) -> PassThrough:
+    def pass_through(self, inspection: Inspection, reply: Reply) -> PassThrough:
         """A new reader for one forwarded stream."""
         ...
 
     def read_usage(self, body: Json) -> Usage | None:
-        """Usage of a whole answer; None when it reports none.
-
-        Raises UnreadableAnswer when the body is an error in place of an answer.
-        """
+        """Usage of a whole answer; None when it reports none."""
         ...
 
     def read_response(self, body: Json) -> Sequence[Event]:

@@ -31,7 +31,8 @@ ABOUT_US = re.compile(
 # Our account must not show: keys whole or masked, ids of organization, project, user and request.
 # Ids are told from words such as `user_location` by a digit, a capital or a mask.
 ACCOUNT_FACTS = re.compile(
-    r"\b(?:sk|gsk|xai|hf|pplx)[-_][A-Za-z0-9*_\-]{6,}|\bAIza[A-Za-z0-9_\-]{10,}|\bBearer\s+\S+"
+    r"\b(?:sk|gsk|xai|hf|pplx)[-_][A-Za-z0-9*_\-]{6,}|\bAIza[A-Za-z0-9_\-]{10,}"
+    r"|\bBearer\s+(?=\S*\d)[\w.~+/=\-]{8,}"
     r"|\b(?:org|proj|req|user|key)[-_](?=[A-Za-z_\-]*[A-Z0-9*])[A-Za-z0-9*_\-]{6,}"
     r"|\bprojects/\d{6,}|(?<=request ID )[A-Za-z0-9\-]{8,}"
 )

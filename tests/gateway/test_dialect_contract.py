@@ -42,7 +42,7 @@ from tests.recordings import ALL, FOLDER, Recording, of_kind
 
 CLIENT = CLIENT_DIALECTS["openai_chat"]
 UPSTREAM = UPSTREAM_DIALECTS["openai_chat"]
-LONG_STREAM_BYTES = 8_000
+LONG_STREAM_BYTES = 5_000
 STREAMS_WITH_ERROR = {
     "errors/openai-chat-midstream-error-2023",
     "openai-compatible-others/pyd__openrouter_stream_error.0",
@@ -114,8 +114,8 @@ def messages_of(stream: bytes) -> list[bytes]:
 
 
 def offsets(message: bytes, stream: bytes) -> range:
-    """Every offset of a message; in long streams every third, from its end."""
-    return range(len(message) - 1, 0, -1 if len(stream) <= LONG_STREAM_BYTES else -3)
+    """Every offset of a message; in long streams every fifth, from its end."""
+    return range(len(message) - 1, 0, -1 if len(stream) <= LONG_STREAM_BYTES else -5)
 
 
 def chunk_of(message: bytes) -> dict[str, Any]:
