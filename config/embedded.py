@@ -7,6 +7,7 @@ of their own (`celery -A config worker -B`) and nothing starts here.
 import threading
 from typing import Any
 
+import structlog
 from celery.beat import EmbeddedService
 from celery.worker import WorkController
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.conf import settings
 from config.celery import app
 
 READY_SECONDS_MAX = 10.0
+log = structlog.get_logger(__name__)
 _running: dict[str, Any] = {}
 
 
@@ -36,7 +38,8 @@ def start_tasks() -> None:
     ready = threading.Event()
     thread = threading.Thread(target=_work, args=(ready,), name="celery-worker", daemon=True)
     thread.start()
-    ready.wait(timeout=READY_SECONDS_MAX)
+    if not ready.wait(timeout=READY_SECONDS_MAX):
+        log.error("the task worker is not ready", waited_seconds=READY_SECONDS_MAX)
     beat: Any = EmbeddedService(
         app, thread=True, schedule_filename=str(settings.DATA_DIR / "beat-schedule")
     )
@@ -66,7 +69,8 @@ def stop_tasks() -> None:
     if not _running:
         return
     _running["beat"].stop()
-    _running["worker"].should_stop = True
-    _running["worker"].stop(in_sighandler=True)
+    if worker := _running.get("worker"):  # none, when it could not be made
+        worker.should_stop = True
+        worker.stop(in_sighandler=True)
     _running["thread"].join(timeout=10)
     _running.clear()

@@ -12,30 +12,45 @@ import structlog
 
 # Gateway keys, workspace tokens, provider keys and bearer headers, wherever they turn up.
 SECRET_PATTERN = re.compile(
-    r"(aig_[a-z0-9-]{1,63}_|wst_|sk-|AIza|Bearer\s+)[A-Za-z0-9_\-.]{6,}", re.IGNORECASE
+    r"(aig_[a-z0-9-]{1,63}_|wst_|sk-|AIza|Bearer\s+)[A-Za-z0-9_\-.~+/=]{6,}", re.IGNORECASE
 )
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+# What may have lines: tracebacks, whose secrets are cut all the same.
+MULTILINE = frozenset({"exception", "stack"})
 
 
 def redact(text: str) -> str:
-    """`text` with every secret cut after its prefix and control characters escaped."""
-    text = SECRET_PATTERN.sub(lambda match: f"{match.group(1)}[redacted]", text)
+    """`text` with every secret cut after its prefix."""
+    return SECRET_PATTERN.sub(lambda match: f"{match.group(1)}[redacted]", text)
+
+
+def escape(text: str) -> str:
+    """`text` on one line: control characters, line ends among them, as escapes."""
     return CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
-def _redact_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _clean_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what callers put into a line, so that nobody outside can write lines of their own."""
     event.pop("color_message", None)  # uvicorn's message once more, with escape codes
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = redact(value)
+            lines = value.split("\n") if key in MULTILINE else [value]
+            event[key] = "\n".join(map(escape, lines))
     return event
+
+
+def _redact_line(_: Any, __: str, line: str) -> str:
+    """The last step: also finds secrets inside dictionaries, bytes and exceptions."""
+    return redact(line)
 
 
 def _formatter(*, as_json: bool) -> dict[str, Any]:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=False)
+        else structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        )
     )
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -49,8 +64,9 @@ def _formatter(*, as_json: bool) -> dict[str, Any]:
         "processors": [
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            _redact_event,
+            _clean_event,
             renderer,
+            _redact_line,
         ],
     }
 
@@ -60,7 +76,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"main": _formatter(as_json=os.environ.get("LOG_FORMAT") == "json")},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "main"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO").upper()},
     "loggers": {
         # One line per request is nginx's business; the gateway logs its own calls.
         "uvicorn.access": {"level": "WARNING", "propagate": True},

@@ -9,12 +9,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
 STOP_SECONDS_MAX = 25.0
+KILL_SECONDS_MAX = 5.0
+RESTART_SECONDS_MIN = 0.5
 RESTART_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.2
 
@@ -41,9 +45,27 @@ class Child:
             start_new_session=True,
         )
 
+    def restart(self) -> None:
+        """Start the process again, after it ended."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        self.start()
+
     def is_running(self) -> bool:
         """Whether the process is alive."""
         return self.process is not None and self.process.poll() is None
+
+
+def end_with_supervisor() -> None:
+    """Called in a child: end this process, as if told to, when its supervisor is gone."""
+    threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
+
+
+def _wait_for_end_of_input() -> None:
+    # os.read, not sys.stdin: a daemon thread inside a buffered read breaks the interpreter's exit.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Supervisor:
@@ -97,13 +119,16 @@ class Supervisor:
             if child.restart_at == 0.0:
                 was_short = now - child.started_at < RESTART_SECONDS_MAX
                 child.deaths = child.deaths + 1 if was_short else 1
-                wait = min(0.5 * 2 ** (child.deaths - 1), RESTART_SECONDS_MAX)
+                # Capped before it is raised: a child may die thousands of times.
+                wait = min(
+                    RESTART_SECONDS_MIN * 2 ** min(child.deaths - 1, 10), RESTART_SECONDS_MAX
+                )
                 child.restart_at = now + wait
                 code = child.process.returncode if child.process else None
                 self._say(f"{child.name} ended with code {code}; starting it again in {wait:g} s.")
             elif now >= child.restart_at:
                 child.restart_at = 0.0
-                child.start()
+                child.restart()
 
     def stop(self) -> None:
         """Stop children in reverse order of starting; kill what does not end in time."""
@@ -124,4 +149,5 @@ class Supervisor:
             self._say(f"{child.name} did not stop; killing it.")
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=5)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: go on
+                process.wait(timeout=KILL_SECONDS_MAX)

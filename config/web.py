@@ -5,12 +5,10 @@ Run as `python -m config.web --port 8000`. Production may equally run
 """
 
 import argparse
-import os
-import signal
-import sys
-import threading
 
 import uvicorn
+
+from config.supervisor import end_with_supervisor
 
 GRACE_SECONDS = 20
 CONCURRENCY_MAX = 4000
@@ -38,14 +36,6 @@ def options(port: int, host: str) -> dict[str, object]:
     }
 
 
-def _end_with_parent() -> None:
-    """Stop as if told to, once standard input ends: the supervisor holds its other side."""
-    # os.read, not sys.stdin: a daemon thread inside a buffered read breaks the interpreter's exit.
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description="Serve the platform.")
@@ -54,7 +44,7 @@ def main() -> None:
     parser.add_argument("--supervised", action="store_true", help="end when standard input does")
     arguments = parser.parse_args()
     if arguments.supervised:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        end_with_supervisor()
     uvicorn.run(**options(arguments.port, arguments.host))  # type: ignore[arg-type]
 
 

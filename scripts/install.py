@@ -21,7 +21,7 @@ STARTED = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:|Processi
 
 def main() -> None:
     """Command line entry point."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - older ones get this sentence, not a traceback
         sys.exit(
             f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}. "
             "Name another one: PYTHON=python3.12 make run"
@@ -37,7 +37,8 @@ def main() -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     began_at = time.monotonic()
-    if not PYTHON.exists():
+    # pip comes last: without it, an earlier attempt was interrupted, which making it again repairs.
+    if not (PYTHON.exists() and (VENV / "bin" / "pip").exists()):
         print("  Making .venv", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     for name, options in steps:

@@ -35,8 +35,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Start, say where everything is, and watch until Ctrl-C."""
         began_at = time.monotonic()
-        lock = self._lock(Path(settings.DATA_DIR))
-        self._require_free_port()
+        with self._lock(Path(settings.DATA_DIR)):
+            self._require_free_port()
+            self._run(began_at)
+
+    def _run(self, began_at: float) -> None:
         facts = Path(settings.DATA_DIR) / "dev.json"
         facts.unlink(missing_ok=True)
         supervisor = Supervisor(say=self._say)
@@ -53,7 +56,6 @@ class Command(BaseCommand):
             facts.unlink(missing_ok=True)
             self._say("Stopping.")
             supervisor.stop()
-            lock.close()
 
     def _start(self, supervisor: Supervisor) -> demo.Demo:
         """Start every process; the local model loads while the database is prepared."""
@@ -98,6 +100,7 @@ class Command(BaseCommand):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.close()
             raise CommandError(
                 f"The platform already runs with the data folder {data}. Stop it first, or give "
                 "this one its own: DATA_DIR=.data2 PORT=8001 make run"
@@ -109,6 +112,11 @@ class Command(BaseCommand):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", settings.PORT))
+            except PermissionError:
+                raise CommandError(
+                    f"Port {settings.PORT} may not be opened by this user. Choose one above 1023: "
+                    "PORT=8000 make run"
+                ) from None
             except OSError:
                 raise CommandError(
                     f"Port {settings.PORT} is in use. Choose another: "
@@ -171,8 +179,9 @@ def _web(environment: dict[str, str]) -> Child:
 
 
 def _task_worker(environment: dict[str, str]) -> Child:
-    command = [sys.executable, "-m", "celery", "-A", "config", "worker", "-B", "-l", "WARNING"]
-    return Child("The task worker", [*command, "--pool", "solo"], environment)
+    schedule = str(Path(settings.DATA_DIR) / "beat-schedule")
+    command = [sys.executable, "-m", "config.worker", "--schedule", schedule]
+    return Child("The task worker", command, environment)
 
 
 def _free_port() -> int:
