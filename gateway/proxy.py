@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,11 +31,21 @@ from gateway.dialects.base import (
     ClientDialect,
     Inspection,
     Json,
+    Reply,
+    Target,
     TruncatedStream,
     UnreadableAnswer,
     UpstreamDialect,
 )
-from gateway.events import Failed, Started, TextDelta, ToolCallDelta, UsageReported
+from gateway.events import (
+    Failed,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    UsageReported,
+)
 from gateway.exchange import ClientGone, Exchange
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
@@ -74,6 +85,7 @@ class Run:
     candidate: Candidate
     inspection: Inspection
     call: Call
+    reply: Reply
     input_tokens_estimate: int
     began_at: float
     status: str = Status.UPSTREAM_ERROR
@@ -84,6 +96,8 @@ class Run:
     model_served: str = ""
     upstream_request_id: str = ""
     first_token_at: float | None = None
+    # How this stream tells its client of a failure, once it has begun.
+    write_failure: Callable[[Refusal], bytes] | None = None
 
     def relay(self, tokens: int) -> None:
         """Count what is about to be forwarded, before it is."""
@@ -157,7 +171,9 @@ async def serve_chat(exchange: Exchange, services: Services, call_id: uuid.UUID)
     call = await _open(
         exchange, services.meter, caller, key_id, candidate, inspection, input_tokens_max, call_id
     )
-    run = Run(candidate, inspection, call, max(input_tokens_max // BYTES_PER_TOKEN, 1), began_at)
+    reply = Reply(call_id.hex, int(time.time()), body)
+    estimate = max(input_tokens_max // BYTES_PER_TOKEN, 1)
+    run = Run(candidate, inspection, call, reply, estimate, began_at)
     try:
         await _run(exchange, services.connections, dialect, run, request)
     finally:
@@ -192,12 +208,11 @@ def _translate(
 ) -> bytes:
     """The provider's request body: the client's own when both speak the same dialect."""
     wire = UPSTREAM_DIALECTS[candidate.provider.dialect]
+    target = Target(candidate.upstream_name, candidate.output_tokens_max)
     if _passes_through(dialect, candidate):
-        prepared = wire.prepare_pass_through(
-            body, candidate.upstream_name, is_stream=inspection.is_stream
-        )
+        prepared = wire.prepare_pass_through(body, target, is_stream=inspection.is_stream)
     else:
-        prepared = wire.write_request(dialect.read_request(body), candidate.upstream_name)
+        prepared = wire.write_request(dialect.read_request(body), target)
     try:
         return orjson.dumps(prepared)
     except orjson.JSONEncodeError:  # reading allows four times the depth that writing does
@@ -265,14 +280,14 @@ async def _run(
     try:
         await _call(exchange, connections, dialect, run, request)
     except Refusal as refusal:
-        await _refuse(exchange, dialect, run, refusal)
+        await _refuse(exchange, run, refusal)
     except UnableToReach as error:
         run.finish(Status.UPSTREAM_ERROR, 502, "upstream_unreachable")
         log.warning("provider unreachable", provider=run.candidate.provider.name, error=str(error))
-        await _refuse(exchange, dialect, run, refusals.upstream_failed(retryable=True))
+        await _refuse(exchange, run, refusals.upstream_failed(retryable=True))
     except UpstreamTimedOut:
         run.finish(Status.TIMEOUT, 504, "upstream_timeout")
-        await _refuse(exchange, dialect, run, refusals.upstream_timed_out())
+        await _refuse(exchange, run, refusals.upstream_timed_out())
     except (ClientGone, asyncio.CancelledError):
         run.finish(Status.CLIENT_GONE, 499, "client_gone")
         raise
@@ -281,21 +296,21 @@ async def _run(
             run.finish(Status.CLIENT_GONE, 499, "client_gone")
             raise ClientGone from error
         run.finish(Status.TRUNCATED, 502, "upstream_cut")
-        await _refuse(exchange, dialect, run, refusals.upstream_failed(retryable=False))
+        await _refuse(exchange, run, refusals.upstream_failed(retryable=False))
     except (UnreadableAnswer, sse.MessageTooLong) as error:
         run.finish(Status.UPSTREAM_ERROR, 502, "upstream_unreadable")
         log.warning("provider's answer is unreadable", error=str(error))
-        await _refuse(exchange, dialect, run, refusals.upstream_failed(retryable=False))
+        await _refuse(exchange, run, refusals.upstream_failed(retryable=False))
     except Exception:  # a bug of ours: whoever answers it has logged it
         run.finish(Status.CRASHED, 500, "internal_error")
         raise
 
 
-async def _refuse(exchange: Exchange, dialect: ClientDialect, run: Run, refusal: Refusal) -> None:
+async def _refuse(exchange: Exchange, run: Run, refusal: Refusal) -> None:
     """Tell the client: as an error answer before the stream began, inside the stream after."""
     await run.settle()
-    if exchange.has_started:
-        await exchange.end_stream(dialect.write_failure(refusal))
+    if exchange.has_started and run.write_failure is not None:
+        await exchange.end_stream(run.write_failure(refusal))
     else:
         raise refusal
 
@@ -355,12 +370,10 @@ async def _answer(
     run.model_served = str(body.get("model") or "")
     run.relayed_tokens = len(raw) // BYTES_PER_TOKEN
     if not _passes_through(dialect, run.candidate):
-        response = dialect.write_response(
-            wire.read_response(body),
-            response_id=f"chatcmpl-{run.call.opening.call_id.hex}",
-            created_at=int(time.time()),
-        )
-        raw = orjson.dumps(response)
+        writer = dialect.response_writer(run.inspection, run.reply)
+        for event in wire.read_response(body):
+            writer.add(event)
+        raw = orjson.dumps(writer.finish())
     run.finish(Status.FINISHED, 200)
     await run.settle()
     await exchange.send_bytes(200, raw)
@@ -368,7 +381,8 @@ async def _answer(
 
 async def _pump_bytes(exchange: Exchange, wire: UpstreamDialect, run: Run, answer: Answer) -> None:
     """Same dialect on both sides: forward bytes, read usage on the way."""
-    reader = wire.pass_through(run.inspection)
+    reader = wire.pass_through(run.inspection, run.reply)
+    run.write_failure = reader.write_failure
     async for piece in answer.pieces():
         relayed_before = reader.relayed_messages
         forward = reader.feed(piece)
@@ -393,11 +407,8 @@ async def _pump_events(
 ) -> None:
     """Different dialects: provider's bytes -> events -> client's bytes."""
     decoder = wire.stream_decoder()
-    encoder = dialect.stream_encoder(
-        run.inspection,
-        response_id=f"chatcmpl-{run.call.opening.call_id.hex}",
-        created_at=int(time.time()),
-    )
+    encoder = dialect.stream_encoder(run.inspection, run.reply)
+    run.write_failure = encoder.write_failure
     async for piece in answer.pieces():
         forward = []
         tokens = 0
@@ -407,7 +418,7 @@ async def _pump_events(
                     run.model_served = model
                 case UsageReported(usage=usage):
                     run.usage = usage
-                case TextDelta() | ToolCallDelta():
+                case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
                     tokens += 1
                 case Failed(message=message):
                     _fail_inside(run, message)

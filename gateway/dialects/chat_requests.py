@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway import refusals
 from gateway.dialects.base import Inspection, Json
+from gateway.events import Carry
 from gateway.generation import (
     Audio,
     File,
@@ -46,6 +47,7 @@ READ_FIELDS = frozenset(
     )
 )
 CHOICES_MAX = 128
+THOUGHT_SIGNATURE = "gemini.thought"
 ECHO_CHARACTERS_MAX = 120
 
 
@@ -256,7 +258,15 @@ def _read_tool_call(call: Any, at: str) -> ToolCall:
         _require(call, "id", str, "a string", at),
         _require(function, "name", str, "a string", f"{at}.function"),
         _read_arguments(function, f"{at}.function"),
+        _read_signature(call.get("extra_content")),
     )
+
+
+def _read_signature(extra: Any) -> Carry | None:
+    """A Gemini signature where Google's own endpoint puts it, if the client kept it."""
+    google = extra.get("google") if isinstance(extra, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return Carry(THOUGHT_SIGNATURE, signature) if isinstance(signature, str) else None
 
 
 def _read_content(content: Any, at: str) -> tuple[Part, ...]:
@@ -456,6 +466,10 @@ def _write_part(part: Part) -> Json:
         case Audio(data=data, format=format_):
             return {"type": "input_audio", "input_audio": {"data": data, "format": format_}}
         case File(data_url=data, file_id=file_id, filename=filename):
+            if not (data or file_id):
+                raise refusals.unsupported_value(
+                    "messages", "This model's provider takes files as data, not by URL."
+                )
             file = _filled({"file_data": data, "file_id": file_id, "filename": filename})
             return {"type": "file", "file": file}
         case _:

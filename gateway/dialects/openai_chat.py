@@ -9,7 +9,7 @@ Pure: no clock, no network; knows no provider.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,20 +20,27 @@ from gateway.dialects import chat_requests, provider_errors
 from gateway.dialects.base import (
     Inspection,
     Json,
+    Reply,
+    Target,
     TruncatedStream,
     UnreadableAnswer,
     UpstreamFailure,
 )
 from gateway.events import (
+    AudioDelta,
     ChoiceFinished,
+    CitationAdded,
     Ended,
     Event,
     Failed,
     FinishReason,
+    ImageMade,
     ReasoningDelta,
+    ReasoningEnded,
     RefusalDelta,
     Started,
     TextDelta,
+    TextSigned,
     ToolCallDelta,
     ToolCallStarted,
     UsageReported,
@@ -118,29 +125,29 @@ class ChatClient:
         """See ClientDialect."""
         return chat_requests.read(body)
 
-    def write_response(self, events: Iterable[Event], *, response_id: str, created_at: int) -> Json:
+    def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:
+        """See ClientDialect. Chat completions refer to nothing."""
+        return body
+
+    def response_writer(self, inspection: Inspection, reply: Reply) -> "ChatResponseWriter":
         """See ClientDialect."""
-        writer = ResponseWriter()
-        for event in events:
-            writer.add(event)
-        return writer.finish(response_id, created_at)
+        return ChatResponseWriter(inspection, reply)
 
-    def stream_encoder(
-        self, inspection: Inspection, *, response_id: str, created_at: int
-    ) -> "ChatStreamEncoder":
+    def stream_encoder(self, inspection: Inspection, reply: Reply) -> "ChatStreamEncoder":
         """See ClientDialect."""
-        return ChatStreamEncoder(inspection, response_id, created_at)
+        return ChatStreamEncoder(inspection, reply)
 
-    def write_failure(self, refusal: Refusal) -> bytes:
-        """One error message, then the stream closes: openai-python and the AI SDK raise on it."""
-        return sse.encode(orjson.dumps(refusal.body()))
+    def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
+        """See ClientDialect."""
+        return refusal.body()
 
 
-class ResponseWriter:
+class ChatResponseWriter:
     """Collects the events of a whole answer into a `chat.completion` object."""
 
-    def __init__(self) -> None:
-        self._model = ""
+    def __init__(self, inspection: Inspection, reply: Reply) -> None:
+        self._reply = reply
+        self._model = inspection.model
         self._usage: Usage | None = None
         self._choices: dict[int, Json] = {}
         self._calls: dict[tuple[int, int], Json] = {}
@@ -164,12 +171,12 @@ class ResponseWriter:
         """Take one event in."""
         match event:
             case Started(model=model):
-                self._model = model
+                self._model = model or self._model
             case UsageReported(usage=usage):
                 self._usage = usage
             case ChoiceFinished(reason=reason, choice=index):
                 self._choice(index)["finish_reason"] = reason.value
-            case Ended() | Failed():
+            case Ended() | Failed() | ReasoningEnded() | TextSigned():
                 pass
             case _:
                 self._add_delta(event, self._choice(event.choice))
@@ -186,22 +193,26 @@ class ResponseWriter:
                 message["refusal"] = (message["refusal"] or "") + text
             case ReasoningDelta(text=text):
                 message["reasoning_content"] = message.get("reasoning_content", "") + text
-            case ToolCallStarted(index=index, call_id=call_id, name=name):
-                function = {"name": name, "arguments": ""}
-                self._calls[choice["index"], index] = function
-                message.setdefault("tool_calls", []).append(
-                    {"id": call_id, "type": "function", "function": function}
-                )
+            case ToolCallStarted(index=index):
+                call = _write_tool_call(event)
+                self._calls[choice["index"], index] = call["function"]
+                message.setdefault("tool_calls", []).append(call)
             case ToolCallDelta(index=index, json_piece=piece):
                 self._calls[choice["index"], index]["arguments"] += piece
+            case CitationAdded():
+                message["annotations"].append(_write_citation(event))
+            case ImageMade():
+                message.setdefault("images", []).append(_write_image(event))
+            case AudioDelta():
+                _add_audio(message.setdefault("audio", _no_audio(self._reply)), event)
 
-    def finish(self, response_id: str, created_at: int) -> Json:
+    def finish(self) -> Json:
         """The whole object."""
         self._choice(0)
         return {
-            "id": response_id,
+            "id": f"chatcmpl-{self._reply.seed}",
             "object": "chat.completion",
-            "created": created_at,
+            "created": self._reply.created_at,
             "model": self._model,
             "choices": [self._choices[index] for index in sorted(self._choices)],
             # Not reported is not zero.
@@ -211,15 +222,51 @@ class ResponseWriter:
         }
 
 
+def _write_tool_call(event: ToolCallStarted) -> Json:
+    """A call without arguments yet. A Gemini signature goes where Google's own endpoint puts it."""
+    function = {"name": event.name, "arguments": ""}
+    call: Json = {"id": event.call_id, "type": "function", "function": function}
+    if event.carry is not None and event.carry.kind == chat_requests.THOUGHT_SIGNATURE:
+        call["extra_content"] = {"google": {"thought_signature": event.carry.data}}
+    return call
+
+
+def _write_citation(event: CitationAdded) -> Json:
+    """OpenAI's `url_citation` annotation."""
+    citation = {
+        "url": event.url,
+        "title": event.title,
+        "start_index": max(event.start, 0),
+        "end_index": max(event.end, 0),
+    }
+    return {"type": "url_citation", "url_citation": citation}
+
+
+def _write_image(event: ImageMade) -> Json:
+    """An image as OpenRouter's clients read it; chat completions have no official place for one."""
+    url = f"data:{event.media_type};base64,{event.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _no_audio(reply: Reply) -> Json:
+    return {"id": f"audio_{reply.seed}", "data": "", "transcript": "", "expires_at": 0}
+
+
+def _add_audio(audio: Json, event: AudioDelta) -> None:
+    audio["id"] = event.audio_id or audio["id"]
+    audio["data"] += event.data
+    audio["transcript"] += event.transcript
+
+
 class ChatStreamEncoder:
     """Writes `chat.completion.chunk` messages."""
 
-    def __init__(self, inspection: Inspection, response_id: str, created_at: int) -> None:
+    def __init__(self, inspection: Inspection, reply: Reply) -> None:
         self._wants_usage = inspection.wants_usage
         self._head: Json = {
-            "id": response_id,
+            "id": f"chatcmpl-{reply.seed}",
             "object": "chat.completion.chunk",
-            "created": created_at,
+            "created": reply.created_at,
             "model": inspection.model,
             "service_tier": None,
             "system_fingerprint": None,
@@ -232,7 +279,7 @@ class ChatStreamEncoder:
             case Started(model=model):
                 self._head["model"] = model or self._head["model"]
                 return b""
-            case UsageReported() | Ended() | Failed():
+            case UsageReported() | Ended() | Failed() | ReasoningEnded() | TextSigned():
                 return b""
             case ChoiceFinished(reason=reason, choice=index):
                 return self._open(index) + self._chunk(index, {}, finish_reason=reason.value)
@@ -247,12 +294,17 @@ class ChatStreamEncoder:
                 return {"refusal": text}
             case ReasoningDelta(text=text):
                 return {"reasoning_content": text}
-            case ToolCallStarted(index=index, call_id=call_id, name=name):
-                function = {"name": name, "arguments": ""}
-                call = {"index": index, "id": call_id, "type": "function", "function": function}
-                return {"tool_calls": [call]}
+            case ToolCallStarted(index=index):
+                return {"tool_calls": [{"index": index, **_write_tool_call(event)}]}
             case ToolCallDelta(index=index, json_piece=piece):
                 return {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+            case CitationAdded():
+                return {"annotations": [_write_citation(event)]}
+            case ImageMade():
+                return {"images": [_write_image(event)]}
+            case AudioDelta(data=data, transcript=transcript):
+                pieces = {"id": event.audio_id, "data": data, "transcript": transcript}
+                return {"audio": {name: piece for name, piece in pieces.items() if piece}}
             case _:
                 return {}
 
@@ -291,8 +343,16 @@ class ChatStreamEncoder:
         return sse.encode(orjson.dumps(chunk)) + done
 
     def write_failure(self, refusal: Refusal) -> bytes:
+        """One error message, then the stream closes: openai-python and the AI SDK raise on it."""
+        return _write_failure(refusal)
+
+    def result(self) -> Json | None:
         """See StreamEncoder."""
-        return sse.encode(orjson.dumps(refusal.body()))
+        return None
+
+
+def _write_failure(refusal: Refusal) -> bytes:
+    return sse.encode(orjson.dumps(refusal.body()))
 
 
 # --- upstream side ---------------------------------------------------------------------------
@@ -303,24 +363,24 @@ class ChatUpstream:
 
     name = NAME
 
-    def path(self, upstream_model: str, *, is_stream: bool) -> str:
+    def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""
         return "/chat/completions"
 
-    def write_request(self, request: GenerationRequest, upstream_model: str) -> Json:
+    def write_request(self, request: GenerationRequest, target: Target) -> Json:
         """See UpstreamDialect."""
-        return chat_requests.write(request, upstream_model)
+        return chat_requests.write(request, target.model)
 
-    def prepare_pass_through(self, body: Json, upstream_model: str, *, is_stream: bool) -> Json:
+    def prepare_pass_through(self, body: Json, target: Target, *, is_stream: bool) -> Json:
         """See UpstreamDialect. Metering is not the client's choice: streams always report usage."""
-        prepared = {**body, "model": upstream_model}
+        prepared = {**body, "model": target.model}
         if is_stream:
             options = body.get("stream_options")
             asked = options if isinstance(options, dict) else {}
             prepared["stream_options"] = {**asked, "include_usage": True}
         return prepared
 
-    def pass_through(self, inspection: Inspection) -> "ChatPassThrough":
+    def pass_through(self, inspection: Inspection, reply: Reply) -> "ChatPassThrough":
         """See UpstreamDialect."""
         return ChatPassThrough(wants_usage=inspection.wants_usage)
 
@@ -569,6 +629,14 @@ class ChatPassThrough:
         if not self._ended:
             raise TruncatedStream
         return self._held
+
+    def write_failure(self, refusal: Refusal) -> bytes:
+        """See PassThrough."""
+        return _write_failure(refusal)
+
+    def result(self) -> Json | None:
+        """See PassThrough."""
+        return None
 
     @staticmethod
     def _bounded(rest: bytes) -> bytes:

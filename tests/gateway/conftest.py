@@ -35,10 +35,12 @@ class Provider:
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     cut: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(json.loads(await request.read()))
         self.headers.append(dict(request.headers))
+        self.asked.set()
         assert self.handler is not None
         try:
             return await self.handler(request)

@@ -22,6 +22,8 @@ from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.base import (
     Inspection,
     PassThrough,
+    Reply,
+    Target,
     TruncatedStream,
     UnreadableAnswer,
 )
@@ -42,6 +44,7 @@ from tests.recordings import ALL, FOLDER, Recording, of_kind
 
 CLIENT = CLIENT_DIALECTS["openai_chat"]
 UPSTREAM = UPSTREAM_DIALECTS["openai_chat"]
+REPLY = Reply(seed="0" * 32, created_at=7, body={})
 LONG_STREAM_BYTES = 5_000
 STREAMS_WITH_ERROR = {
     "errors/openai-chat-midstream-error-2023",
@@ -65,6 +68,14 @@ WHOLE_STREAMS = [one for one in STREAMS if one.name not in STREAMS_WITH_ERROR]
 
 def inspection(*, wants_usage: bool = True) -> Inspection:
     return Inspection("asked-for", True, None, 1, wants_usage)
+
+
+def write_response(events: Iterable[Event]) -> Any:
+    """A whole answer, as the chat client's dialect writes it."""
+    writer = CLIENT.response_writer(inspection(), REPLY)
+    for event in events:
+        writer.add(event)
+    return writer.finish()
 
 
 def merge(events: Iterable[Event]) -> list[Event]:
@@ -99,7 +110,7 @@ def decode(pieces: Iterable[bytes]) -> list[Event]:
 
 
 def forward(pieces: Iterable[bytes], *, wants_usage: bool) -> tuple[PassThrough, bytes]:
-    reader = UPSTREAM.pass_through(inspection(wants_usage=wants_usage))
+    reader = UPSTREAM.pass_through(inspection(wants_usage=wants_usage), REPLY)
     forwarded = b"".join([reader.feed(piece) for piece in pieces])
     return reader, forwarded + reader.close()
 
@@ -180,7 +191,7 @@ def test_a_message_cut_anywhere_gives_the_same_events(recording: Recording) -> N
 def test_a_message_cut_anywhere_is_forwarded_the_same(
     recording: Recording, wants_usage: bool
 ) -> None:
-    reader = UPSTREAM.pass_through(inspection(wants_usage=wants_usage))
+    reader = UPSTREAM.pass_through(inspection(wants_usage=wants_usage), REPLY)
     messages = messages_of(recording.stream)
     for number, message in enumerate(messages):
         before = pickle.dumps(reader)
@@ -236,7 +247,7 @@ def test_relayed_messages_are_those_with_data_before_the_end(recording: Recordin
 @each(STREAMS)
 def test_a_stream_cut_before_its_end_is_noticed(recording: Recording) -> None:
     decoder = UPSTREAM.stream_decoder()
-    reader = UPSTREAM.pass_through(inspection())
+    reader = UPSTREAM.pass_through(inspection(), REPLY)
     for message in messages_of(recording.stream):
         with pytest.raises(TruncatedStream):
             decoder.close()
@@ -272,12 +283,12 @@ def test_a_stream_written_and_read_again_says_the_same(recording: Recording) -> 
     assert forget_identity(again) == forget_identity(events)
     models = [event.model for event in events if isinstance(event, Started)]
     started = [event for event in again if isinstance(event, Started)]
-    assert started == [Started("chatcmpl-ours", model, 7) for model in models]
+    assert started == [Started(f"chatcmpl-{REPLY.seed}", model, 7) for model in models]
 
 
 def write_stream(events: list[Event]) -> bytes:
     """What a client that asked for usage gets, at our hands."""
-    encoder = CLIENT.stream_encoder(inspection(), response_id="chatcmpl-ours", created_at=7)
+    encoder = CLIENT.stream_encoder(inspection(), REPLY)
     written = b"".join(encoder.write(event) for event in events)
     failed = [event for event in events if isinstance(event, Failed)]
     usages = [event.usage for event in events if isinstance(event, UsageReported)]
@@ -303,7 +314,7 @@ def test_every_chunk_written_is_one_the_openai_sdk_reads(recording: Recording) -
     messages = [message.data for message in sse.Decoder().feed(written)]
     assert messages[-1] == "[DONE]"
     chunks = [ChatCompletionChunk.model_validate_json(data) for data in messages[:-1]]
-    assert {chunk.id for chunk in chunks} == {"chatcmpl-ours"}
+    assert {chunk.id for chunk in chunks} == {f"chatcmpl-{REPLY.seed}"}
     roles = [choice.delta.role for chunk in chunks for choice in chunk.choices]
     assert [role for role in roles if role] == ["assistant"] * len(
         {choice.index for chunk in chunks for choice in chunk.choices}
@@ -330,7 +341,7 @@ def test_any_stream_in_any_pieces_decodes_and_forwards_the_same(data: st.DataObj
 def test_a_whole_answer_written_again_keeps_what_it_says(recording: Recording) -> None:
     body = recording.answer
     events = UPSTREAM.read_response(body)
-    written = CLIENT.write_response(events, response_id="chatcmpl-ours", created_at=7)
+    written = write_response(events)
     assert written["model"] == body["model"]
     assert len(written["choices"]) == len(body["choices"])
     for theirs, ours in zip(body["choices"], written["choices"], strict=True):
@@ -369,9 +380,7 @@ def test_a_whole_answers_usage_adds_up_to_the_providers_total(recording: Recordi
 
 @each(ANSWERS)
 def test_a_whole_answer_written_is_one_the_openai_sdk_reads(recording: Recording) -> None:
-    written = CLIENT.write_response(
-        UPSTREAM.read_response(recording.answer), response_id="chatcmpl-ours", created_at=7
-    )
+    written = write_response(UPSTREAM.read_response(recording.answer))
     ChatCompletion.model_validate_json(orjson.dumps(written))
 
 
@@ -397,7 +406,7 @@ def test_a_clients_request_is_read_and_written_with_the_same_meaning(recording: 
     assert asked.is_stream == bool(body.get("stream"))
     assert asked.choices == body.get("n", 1)
     assert asked.wants_usage == bool((body.get("stream_options") or {}).get("include_usage"))
-    written = UPSTREAM.write_request(CLIENT.read_request(body), "upstream-name")
+    written = UPSTREAM.write_request(CLIENT.read_request(body), Target("upstream-name", 100))
     assert meaning(written) == meaning({**body, "model": "upstream-name"})
     assert pickle.dumps(body) == before
 
@@ -451,7 +460,9 @@ def test_a_request_passed_through_changes_its_model_and_asks_for_usage_alone(
     assert body is not None
     before = pickle.dumps(body)
     is_stream = bool(body.get("stream"))
-    prepared = UPSTREAM.prepare_pass_through(body, "upstream-name", is_stream=is_stream)
+    prepared = UPSTREAM.prepare_pass_through(
+        body, Target("upstream-name", 100), is_stream=is_stream
+    )
     expected = {**body, "model": "upstream-name"}
     if is_stream:
         expected["stream_options"] = {"include_usage": True}

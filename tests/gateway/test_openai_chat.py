@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from billing.pricing import Usage
 from gateway import refusals, sse
-from gateway.dialects.base import Inspection, TruncatedStream, UnreadableAnswer
+from gateway.dialects.base import Inspection, Reply, Target, TruncatedStream, UnreadableAnswer
 from gateway.dialects.openai_chat import (
     ChatClient,
     ChatPassThrough,
@@ -35,6 +35,7 @@ from gateway.events import (
 )
 
 CLIENT, UPSTREAM = ChatClient(), ChatUpstream()
+REPLY = Reply(seed="0" * 32, created_at=7, body={})
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
 
@@ -51,6 +52,13 @@ def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> bytes:
         **fields,
     }
     return sse.encode(json.dumps(body).encode())
+
+
+def write_response(events: Any) -> Any:
+    writer = CLIENT.response_writer(Inspection("m", False, None), REPLY)
+    for event in events:
+        writer.add(event)
+    return writer.finish()
 
 
 def decode(*pieces: bytes) -> list[Event]:
@@ -194,9 +202,9 @@ def test_an_answer_without_usage_does_not_claim_zero_tokens() -> None:
     message = {"role": "assistant", "content": "Hi"}
     body = {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     events = UPSTREAM.read_response(body)
-    assert CLIENT.write_response(events, response_id="r", created_at=1)["usage"] is None
+    assert write_response(events)["usage"] is None
     events = UPSTREAM.read_response({**body, "usage": {"prompt_tokens": 0}})
-    written = CLIENT.write_response(events, response_id="r", created_at=1)
+    written = write_response(events)
     assert written["usage"]["total_tokens"] == 0
 
 
@@ -356,7 +364,7 @@ def test_a_whole_answer_takes_call_numbers_as_they_come() -> None:
         ToolCallDelta(3, '{"x"'),
         ToolCallDelta(3, ":1}"),
     ]
-    written = CLIENT.write_response(events, response_id="r", created_at=1)
+    written = write_response(events)
     calls = written["choices"][0]["message"]["tool_calls"]
     assert [(one["id"], one["function"]["arguments"]) for one in calls] == [
         ("call_a", '{"x":1}'),
@@ -369,7 +377,7 @@ def test_a_whole_answer_takes_call_numbers_as_they_come() -> None:
 
 def encoded(*events: Event, wants_usage: bool = False) -> list[dict[str, Any]]:
     inspection = Inspection("asked-for", True, None, 1, wants_usage)
-    encoder = CLIENT.stream_encoder(inspection, response_id="r", created_at=7)
+    encoder = CLIENT.stream_encoder(inspection, REPLY)
     stream = b"".join(encoder.write(event) for event in events) + encoder.write_end(Usage(input=2))
     messages = sse.Decoder().feed(stream)
     assert messages[-1].data == "[DONE]"
@@ -395,9 +403,7 @@ def test_each_choice_opens_with_its_role_once() -> None:
 
 
 def test_each_message_is_written_in_one_piece() -> None:
-    encoder = CLIENT.stream_encoder(
-        Inspection("m", True, None, 1, False), response_id="r", created_at=7
-    )
+    encoder = CLIENT.stream_encoder(Inspection("m", True, None, 1, False), REPLY)
     piece = encoder.write(TextDelta('line\nbreak "usage":{ [DONE]'))
     assert piece.endswith(b"\n\n")
     assert piece.count(b"\n\n") == 2  # the role and the text
@@ -423,11 +429,8 @@ def test_any_events_make_chunks_the_openai_sdk_reads(events: list[Event]) -> Non
 
 def test_a_failure_inside_a_stream_is_one_message_with_all_four_keys() -> None:
     refusal = refusals.upstream_failed(retryable=False)
-    encoder = CLIENT.stream_encoder(
-        Inspection("m", True, None, 1, False), response_id="r", created_at=7
-    )
-    assert encoder.write_failure(refusal) == CLIENT.write_failure(refusal)
-    (message,) = sse.Decoder().feed(CLIENT.write_failure(refusal))
+    encoder = CLIENT.stream_encoder(Inspection("m", True, None, 1, False), REPLY)
+    (message,) = sse.Decoder().feed(encoder.write_failure(refusal))
     assert json.loads(message.data) == refusal.body()
 
 
@@ -597,7 +600,7 @@ def test_forwarding_any_bytes_holds_back_only_what_is_not_whole(pieces: list[byt
 )
 def test_usage_is_asked_for_whatever_the_client_says(options: Any, sent: dict[str, Any]) -> None:
     body = {"model": "alias", "messages": [], "stream": True, "stream_options": options, "x": 1}
-    prepared = UPSTREAM.prepare_pass_through(body, "real", is_stream=True)
+    prepared = UPSTREAM.prepare_pass_through(body, Target("real", 100), is_stream=True)
     assert prepared == {**body, "model": "real", "stream_options": sent}
     assert body["model"] == "alias"
     assert body["stream_options"] == options
@@ -647,7 +650,7 @@ def test_no_whole_answer_breaks_the_reader(body: dict[str, Any], choices: list[A
             events = UPSTREAM.read_response(one)
         except UnreadableAnswer:
             continue
-        CLIENT.write_response(events, response_id="r", created_at=1)
+        write_response(events)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), JSON), min_size=1, max_size=3))
@@ -657,7 +660,7 @@ def test_no_chunk_breaks_the_readers(bodies: list[dict[str, Any]]) -> None:
     for one in (bodies, choices, deltas):
         stream = b"".join(sse.encode(json.dumps(body).encode()) for body in one) + DONE
         events = decode(stream)
-        CLIENT.write_response(events, response_id="r", created_at=1)
+        write_response(events)
         encoded(*events)
         reader = ChatPassThrough(wants_usage=True)
         reader.feed(stream)

@@ -329,8 +329,7 @@ async def test_credit_that_calls_in_flight_hold_is_told_apart_from_no_credit(
     provider.handler = streamed(*TEXT[:2], then="silence")
     body = {"stream": True, "n": 30, "max_completion_tokens": 10_000}
     first = asyncio.ensure_future(api.chat(**body, hang_up_after=3))
-    while not provider.requests:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(provider.asked.wait(), timeout=10)
     answer = await api.chat(**body)
     assert answer.status == 429
     assert answer.json["error"]["code"] == "credit_reserved"
@@ -345,8 +344,7 @@ async def test_a_cancelled_request_still_settles(
 ) -> None:
     provider.handler = streamed(*TEXT[:2], then="silence")
     call = asyncio.ensure_future(api.chat(stream=True))
-    while not provider.requests:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(provider.asked.wait(), timeout=10)
     await asyncio.sleep(0.1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
