@@ -71,6 +71,13 @@ class Answer:
         return [block.removeprefix("data: ") for block in self.body.decode().split("\n\n") if block]
 
 
+async def until(happened: Callable[[], Awaitable[bool]], *, seconds_max: float = 5) -> None:
+    """Wait for something that another thread or process does."""
+    async with asyncio.timeout(seconds_max):
+        while not await happened():  # noqa: ASYNC110 - nobody there could set an event
+            await asyncio.sleep(0.02)
+
+
 class ApiClient:
     """Calls the AI API through ASGI."""
 
@@ -88,6 +95,7 @@ class ApiClient:
         headers: dict[str, str] | None = None,
         hang_up_after: int | None = None,
         raw: bytes | None = None,
+        query: bytes = b"",
     ) -> Answer:
         """One request; `hang_up_after` closes the connection after that many body pieces."""
         sent = {"content-type": "application/json", **(headers or {})}
@@ -97,6 +105,7 @@ class ApiClient:
             "type": "http",
             "method": method,
             "path": f"/api/ai/v1{path}" if not path.startswith("/api") else path,
+            "query_string": query,
             "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
         }
         content = raw if raw is not None else (json.dumps(body).encode() if body else b"")
