@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = Path(__file__).parent
+# Wires whose own tests read their folder; everything else is the chat wire's, or every wire's.
+WIRES_APART = ("anthropic", "gemini", "openai-responses")
+# What tells an answer, on each wire; Anthropic's and Google's token counts have the last two.
+ANSWER_MEMBERS = ("choices", "content", "output", "candidates", "input_tokens", "totalTokens")
 Kind = Literal["client_request", "stream", "answer", "error"]
 
 
@@ -56,7 +60,7 @@ def _kind(content: dict[str, Any], name: str) -> Kind:
     if "response_text" in content:
         return "stream"
     response = content.get("response")
-    if isinstance(response, dict) and "choices" in response:
+    if isinstance(response, dict) and not response.keys().isdisjoint(ANSWER_MEMBERS):
         return "answer"
     if isinstance(response, list) or (
         isinstance(response, dict) and ("error" in response or "_message_only" in response)
@@ -65,7 +69,14 @@ def _kind(content: dict[str, Any], name: str) -> Kind:
     raise ValueError(f"{name} is no known kind of recording.")
 
 
-ALL = tuple(read(path) for path in sorted(FOLDER.rglob("*.json")))
+def of_folder(folder: str) -> list[Recording]:
+    """All recordings below one folder, in the order of their names."""
+    return [read(path) for path in sorted((FOLDER / folder).rglob("*.json"))]
+
+
+ALL = tuple(
+    recording for recording in of_folder("") if recording.name.split("/")[0] not in WIRES_APART
+)
 
 
 def of_kind(kind: Kind) -> list[Recording]:
