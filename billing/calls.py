@@ -55,6 +55,15 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered a call, when it was not who it was opened for: another candidate of its model."""
+
+    provider: str
+    upstream_model: str
+    price: pricing.Price
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a call ended and what it used; `status` and `usage_source` as in UsageRecord."""
 
@@ -68,6 +77,7 @@ class Ending:
     attempts: tuple[dict[str, Any], ...] = ()
     duration_ms: int = 0
     first_token_ms: int | None = None
+    served: Served | None = None
 
 
 USAGE_COLUMNS = (
@@ -110,6 +120,7 @@ def usage_row(
 ) -> list[Any]:
     """Values for USAGE_COLUMNS. Outside text is cut to its column, so that it cannot be refused."""
     usage = ending.usage
+    served = ending.served or opening
     return [
         rows.uuid_for(opening.call_id),
         opening.organization_id,
@@ -122,8 +133,8 @@ def usage_row(
         opening.is_stream,
         _text(opening.model_requested, 120),
         _text(ending.model_served, 120),
-        opening.provider,
-        opening.upstream_model,
+        served.provider,
+        served.upstream_model,
         _text(ending.upstream_request_id, 200),
         str(ending.status),
         ending.http_status,
@@ -135,7 +146,7 @@ def usage_row(
         usage.cache_write,
         usage.output,
         usage.reasoning,
-        opening.price.version_id,
+        served.price.version_id,
         cost_nanos,
         opening.hold_nanos,
         transfer_id,

@@ -18,6 +18,7 @@ from django.db.models import QuerySet
 from billing import ledger, pricing
 from billing.calls import Ending as Ending
 from billing.calls import Opening as Opening
+from billing.calls import Served as Served
 from billing.calls import new_call_id as new_call_id
 from billing.ledger import UnableToHold as UnableToHold
 from billing.models import Transfer, UsageRecord
@@ -177,7 +178,9 @@ def _hold_for(opening: Opening) -> ledger.Hold:
 def _settlement_for(
     opening: Opening, hold_id: int | None, ending: Ending | None
 ) -> ledger.Settlement:
-    cost = 0 if ending is None else pricing.cost_nanos(opening.price, ending.usage)
+    cost = 0
+    if ending is not None:
+        cost = pricing.cost_nanos((ending.served or opening).price, ending.usage)
     duration_ms = 0 if ending is None else max(0, ending.duration_ms)
     return ledger.Settlement(
         organization_id=opening.organization_id,

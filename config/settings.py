@@ -185,9 +185,7 @@ UNFOLD = {
     "SITE_HEADER": "AI Gateway",
     "SITE_URL": "/",
     "SITE_ICON": lambda request: "/static/console/icon.svg",
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": "/static/console/icon.svg"}
-    ],
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/console/icon.svg"}],
     # The console's accent in the steps of unfold's palette.
     "COLORS": {
         "primary": {

@@ -4,27 +4,65 @@ Everything under `/api/ai/` ends here. Plain ASGI because a call through Django'
 times the CPU (see docs/adr/0003). Must know no wire format and no price.
 """
 
+import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable
-from decimal import Decimal
 from typing import Any
 
 import structlog
 
-from billing import metering, pricing
-from gateway import refusals
-from gateway.authentication import authenticate
-from gateway.catalog import Candidate
+from billing import metering
+from gateway import endpoints, refusals
+from gateway.breakers import Breakers
+from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import ClientGone, Exchange, Receive, Scope, Send
-from gateway.proxy import Services, serve_chat
+from gateway.proxy import Ask, Services, serve_generation
 from gateway.refusals import Refusal
-from gateway.snapshot import Snapshot, UnableToLoad
+from gateway.snapshot import Snapshot
+from gateway.store import Store
 from gateway.upstream import Connections
 
 log = structlog.get_logger(__name__)
 
 BASE = "/api/ai/v1"
-Handler = Callable[[Exchange, Services, Any], Awaitable[None]]
+GEMINI_BASE = "/api/ai/v1beta"
+Handler = Callable[[Exchange, Services, uuid.UUID], Awaitable[None]]
+
+
+def _generation(dialect: str, endpoint: str) -> Handler:
+    """The handler of an endpoint that generates."""
+    ask = Ask(dialect, endpoint)
+
+    async def handler(exchange: Exchange, services: Services, call_id: uuid.UUID) -> None:
+        await serve_generation(exchange, services, call_id, ask)
+
+    return handler
+
+
+# Paths without a variable part: {path: {method: handler}}.
+FIXED: dict[str, dict[str, Handler]] = {
+    f"{BASE}/chat/completions": {"POST": _generation("openai_chat", "chat.completions")},
+    f"{BASE}/responses": {"POST": _generation("openai_responses", "responses")},
+    f"{BASE}/messages": {"POST": _generation("anthropic", "messages")},
+    f"{BASE}/messages/count_tokens": {"POST": endpoints.count_tokens},
+    f"{BASE}/models": {"GET": endpoints.list_models},
+    f"{GEMINI_BASE}/models": {"GET": endpoints.list_gemini_models},
+}
+Named = Callable[[Exchange, Services, str], Awaitable[None]]
+# Paths that end in a name: (pattern, {method: handler that takes the name}).
+NAMED: tuple[tuple[re.Pattern[str], dict[str, Named]], ...] = (
+    (re.compile(rf"{BASE}/models/(.*)"), {"GET": endpoints.show_model}),
+    (
+        re.compile(rf"{BASE}/responses/([^/]+)"),
+        {"GET": endpoints.show_response, "DELETE": endpoints.delete_response},
+    ),
+    (
+        re.compile(rf"{BASE}/responses/([^/]+)/input_items"),
+        {"GET": endpoints.list_input_items},
+    ),
+)
+GEMINI_CALL = re.compile(rf"{GEMINI_BASE}/models/([^/:]+):(generateContent|streamGenerateContent)")
 
 
 class GatewayApp:
@@ -37,7 +75,7 @@ class GatewayApp:
         """Open connections and start metering, in the loop that will serve."""
         meter = metering.Meter()
         await meter.start()
-        self._services = Services(Snapshot(), Connections(), meter)
+        self._services = Services(Snapshot(), Connections(), meter, Store(), Breakers())
 
     async def stop(self) -> None:
         """Settle what is queued and close everything."""
@@ -46,6 +84,7 @@ class GatewayApp:
             await services.meter.stop()
             await services.connections.close()
             services.snapshot.close()
+            services.store.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
@@ -57,96 +96,65 @@ class GatewayApp:
                 raise refusals.service_unavailable()
             await handler(exchange, self._services, call_id)
         except Refusal as refusal:
-            await exchange.send_refusal(refusal)
+            await _send_refusal(exchange, refusal)
         except ClientGone:
             pass  # nobody is left to answer; the call has been settled
         except Exception:
             log.exception("the gateway failed", request_id=exchange.request_id)
-            await exchange.send_refusal(refusals.internal(exchange.request_id))
+            await _send_refusal(exchange, refusals.internal(exchange.request_id))
 
 
 def _handler_for(exchange: Exchange) -> Handler:
-    """The handler of this path and method. Raises Refusal (404, 405)."""
+    """The handler of this path and method. Raises Refusal (404, 405, a key in the URL)."""
     path = exchange.path
-    handler: Handler
-    if path.startswith(f"{BASE}/models/"):
-        method, handler = "GET", serve_model
-    elif path in ENDPOINTS:
-        method, handler = ENDPOINTS[path]
-    else:
-        raise _unknown_path(exchange)
-    if exchange.method != method:
-        raise refusals.wrong_method(method)
-    return handler
+    if methods := FIXED.get(path):
+        handler: Handler = _of_method(methods, exchange.method)
+        return handler
+    for pattern, named in NAMED:
+        if match := pattern.fullmatch(path):
+            return _with_name(_of_method(named, exchange.method), match.group(1))
+    if match := GEMINI_CALL.fullmatch(path):
+        _of_method({"POST": None}, exchange.method)
+        if re.search(r"(?:^|&)key=", exchange.query):
+            raise refusals.key_in_url()
+        return _gemini_call(match.group(1), match.group(2) == "streamGenerateContent")
+    raise _unknown_path(exchange)
+
+
+def _of_method(methods: dict[str, Any], method: str) -> Any:
+    if method not in methods:
+        raise refusals.wrong_method(", ".join(methods))
+    return methods[method]
+
+
+def _with_name(handler: Named, name: str) -> Handler:
+    return lambda exchange, services, _: handler(exchange, services, name)
+
+
+def _gemini_call(model: str, is_stream: bool) -> Handler:
+    """Gemini's wire says in the path what others say in the body."""
+    ask = Ask("gemini", "generateContent", {"model": model, "stream": is_stream})
+    return lambda exchange, services, call_id: serve_generation(exchange, services, call_id, ask)
 
 
 def _unknown_path(exchange: Exchange) -> Refusal:
     refusal = refusals.unknown_path(exchange.method, exchange.path[:200])
     versioned = exchange.path.replace("/api/ai/", f"{BASE}/", 1)
-    if versioned in ENDPOINTS or versioned.startswith(f"{BASE}/models/"):
+    if versioned in FIXED or versioned.startswith(f"{BASE}/models/"):
         refusal.message += f". Did you mean {versioned}? The base URL ends in /v1."
     return refusal
 
 
-async def serve_models(exchange: Exchange, services: Services, _: Any) -> None:
-    """`GET /models`: every model this key may use."""
-    await authenticate(exchange.headers, services.snapshot)
-    try:
-        catalog = await services.snapshot.catalog()
-    except UnableToLoad:
-        raise refusals.service_unavailable() from None
-    data = [describe_model(candidate) for candidate in catalog.models()]
-    await exchange.send_json(200, {"object": "list", "data": data})
+def _dialect_of(path: str) -> str:
+    """Whose error shape a path's clients read."""
+    if path.startswith(GEMINI_BASE):
+        return "gemini"
+    return "anthropic" if path.startswith(f"{BASE}/messages") else "openai_chat"
 
 
-async def serve_model(exchange: Exchange, services: Services, _: Any) -> None:
-    """`GET /models/{id}`: one of them, by name or alias."""
-    await authenticate(exchange.headers, services.snapshot)
-    try:
-        catalog = await services.snapshot.catalog()
-    except UnableToLoad:
-        raise refusals.service_unavailable() from None
-    name = exchange.path.removeprefix(f"{BASE}/models/")
-    candidates = catalog.by_name.get(name)
-    if not candidates:
-        raise refusals.unknown_model(name)
-    await exchange.send_json(200, describe_model(candidates[0]))
-
-
-def describe_model(candidate: Candidate) -> dict[str, Any]:
-    """OpenAI's model object, and what a caller needs to choose: limits, price, availability.
-
-    Prices are US dollars per million tokens, as text, per bucket at the lowest tier.
-    """
-    status = "available"
-    if candidate.upstream is None:
-        status = "provider_not_configured"
-    elif candidate.price is None:
-        status = "model_not_priced"
-    return {
-        "id": candidate.public_name,
-        "object": "model",
-        "created": candidate.created_at,
-        "owned_by": candidate.provider.name,
-        "status": status,
-        "context_window": candidate.context_tokens_max,
-        "max_output_tokens": candidate.output_tokens_max,
-        "capabilities": sorted(candidate.capabilities),
-        "pricing": _describe_price(candidate.price),
-    }
-
-
-def _describe_price(price: pricing.Price | None) -> dict[str, str] | None:
-    if price is None:
-        return None
-    described = {"unit": "USD per 1M tokens"}
-    for bucket, tiers in price.tiers.items():
-        dollars = Decimal(tiers[0][1]) / 1_000_000_000
-        described[bucket] = format(dollars.normalize(), "f")
-    return described
-
-
-ENDPOINTS: dict[str, tuple[str, Handler]] = {
-    f"{BASE}/chat/completions": ("POST", serve_chat),
-    f"{BASE}/models": ("GET", serve_models),
-}
+async def _send_refusal(exchange: Exchange, refusal: Refusal) -> None:
+    """An error answer in the caller's dialect; nothing when the answer has begun already."""
+    if not exchange.has_started:
+        dialect = CLIENT_DIALECTS[_dialect_of(exchange.path)]
+        body = dialect.write_refusal(refusal, exchange.request_id)
+        await exchange.send_json(refusal.status, body, refusal.headers)

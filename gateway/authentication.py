@@ -1,4 +1,5 @@
-"""Authentication of the AI API: a gateway key in `Authorization: Bearer` or `x-api-key`.
+"""Authentication of the AI API: a gateway key in `Authorization: Bearer`, `x-api-key` or
+`x-goog-api-key`.
 
 Owns the order of checks: form first (no storage is touched for a malformed key), then the caller
 from the snapshot, then a constant-time comparison of digests. Every failure is the same 401.
@@ -13,6 +14,8 @@ from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from orgs import digests
 
 KEY_BYTES_MAX = 512
+# Anthropic's and Google's clients send the key there.
+KEY_HEADERS = (b"x-api-key", b"x-goog-api-key")
 # Compared with when the deployId is unknown, so that an unknown id costs what a wrong secret does.
 NO_DIGEST = "0" * 64
 
@@ -44,7 +47,7 @@ async def authenticate(
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bool]:
     """The key ("" without one) and whether an Origin header came: browsers send it, servers don't.
 
-    Bearer wins over x-api-key. Both are cut to a length no real key has.
+    Bearer wins over the other headers. Both are cut to a length no real key has.
     """
     bearer = api_key = b""
     has_origin = False
@@ -53,7 +56,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bool]:
             scheme, _, credentials = value.partition(b" ")
             if scheme.lower() == b"bearer":
                 bearer = credentials.strip()
-        elif name == b"x-api-key":
+        elif name in KEY_HEADERS:
             api_key = value.strip()
         elif name == b"origin":
             has_origin = True

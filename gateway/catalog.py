@@ -20,7 +20,7 @@ from gateway.providers import PROVIDERS, Provider
 log = structlog.get_logger(__name__)
 
 CHAT = "chat"
-RESPONSES = "responses"
+EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,18 @@ class Candidate:
     provider: Provider
     upstream: Upstream | None
     upstream_name: str
+    dialects: tuple[str, ...]
+    weight: int
+    position: int
     price: Price | None
     context_tokens_max: int
     output_tokens_max: int
     capabilities: frozenset[str]
     created_at: int
+
+    def dialect_for(self, client: str) -> str:
+        """The wire to call it in: the client's own where the provider speaks it."""
+        return client if client in self.dialects else self.dialects[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class Entry:
     output_tokens_max: int
     capabilities: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    dialect: str = ""
 
 
 _VISION = (CHAT, "tools", "vision", "json_schema")
@@ -76,7 +84,8 @@ DAY_ONE: tuple[Entry, ...] = (
         "gpt-5.2-codex",
         400_000,
         128_000,
-        (RESPONSES, "tools", "vision", "reasoning", "json_schema"),
+        (*_VISION, "reasoning"),
+        dialect="openai_responses",  # OpenAI serves the Codex models there only
     ),
     Entry(
         "gemini-3-flash",
@@ -129,6 +138,7 @@ def seed(entries: Iterable[Entry] = DAY_ONE, *, at: datetime) -> list[ModelRoute
             upstream_name=entry.upstream_name,
             defaults={
                 "aliases": list(entry.aliases),
+                "dialect": entry.dialect,
                 "context_tokens_max": entry.context_tokens_max,
                 "output_tokens_max": entry.output_tokens_max,
                 "capabilities": list(entry.capabilities),
@@ -151,6 +161,9 @@ def load(*, at: datetime) -> Catalog:
             provider=PROVIDERS[route.provider],
             upstream=upstreams.get(route.provider),
             upstream_name=route.upstream_name,
+            dialects=(route.dialect,) if route.dialect else PROVIDERS[route.provider].dialects,
+            weight=route.weight,
+            position=route.position,
             price=_price(route, at=at),
             context_tokens_max=route.context_tokens_max,
             output_tokens_max=route.output_tokens_max,

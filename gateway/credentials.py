@@ -24,12 +24,13 @@ class Upstream:
     api_key: str = field(repr=False)
 
     def headers(self) -> dict[str, str]:
-        """The authentication headers this provider wants."""
-        if self.provider.auth is AuthStyle.BEARER and self.api_key:
-            return {"authorization": f"Bearer {self.api_key}"}
-        if self.provider.auth is AuthStyle.X_API_KEY and self.api_key:
-            return {"x-api-key": self.api_key}
-        return {}
+        """The headers this provider wants, its authentication among them."""
+        headers = dict(self.provider.headers)
+        if self.api_key and self.provider.auth is AuthStyle.BEARER:
+            headers["authorization"] = f"Bearer {self.api_key}"
+        elif self.api_key and self.provider.auth is not AuthStyle.NONE:
+            headers[self.provider.auth.value] = self.api_key
+        return headers
 
 
 def _context(public_id: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 
 from gateway import refusals
-from gateway.refusals import Refusal
 
 BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
 BODY_SECONDS_TOTAL_MAX = 300.0  # a body that trickles in holds a connection, too
@@ -31,6 +30,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.query: str = scope.get("query_string", b"").decode("latin-1")
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.request_id = request_id
         self.is_gone = False
@@ -38,6 +38,10 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
+
+    def header(self, name: bytes) -> bytes:
+        """The value of the first header with this lower-case name, b"" without one."""
+        return next((value for header, value in self.headers if header == name), b"")
 
     async def read_body(self, bytes_max: int) -> bytes:
         """The request body. Raises Refusal (too large, too slow, encoded), ClientGone."""
@@ -103,11 +107,6 @@ class Exchange:
         extra = [(b"content-length", str(len(body)).encode())]
         await self._start(status, b"application/json", b"no-store", headers, extra)
         await self._send({"type": "http.response.body", "body": body})
-
-    async def send_refusal(self, refusal: Refusal) -> None:
-        """An error answer; nothing when the answer has begun already."""
-        if not self.has_started:
-            await self.send_json(refusal.status, refusal.body(), refusal.headers)
 
     async def start_stream(self) -> None:
         """Begin an event stream that no proxy on the way should buffer or rewrite."""

@@ -143,6 +143,7 @@ class Parameters:
     logprobs: bool = False
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
+    reasoning_summary: str | None = None
     parallel_tool_calls: bool | None = None
     user: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from django.utils import timezone
 from deployments.models import Deployment
 from gateway.providers import PROVIDERS
 from orgs import identifiers
+from orgs.models import Organization
 
 
 def key_id() -> str:
@@ -107,6 +108,12 @@ class ModelRoute(models.Model):
         max_length=40, choices=[(name, row.label) for name, row in PROVIDERS.items()]
     )
     upstream_name = models.CharField(max_length=120)
+    dialect = models.CharField(
+        max_length=40,
+        blank=True,
+        help_text="Leave empty for the wires the provider speaks; name one if this model has only "
+        "that one, such as openai_responses.",
+    )
     position = models.PositiveSmallIntegerField(default=0)
     weight = models.PositiveSmallIntegerField(default=1)
     context_tokens_max = models.PositiveIntegerField()
@@ -125,3 +132,31 @@ class ModelRoute(models.Model):
 
     def __str__(self) -> str:
         return f"{self.public_name} → {self.provider}/{self.upstream_name}"
+
+
+class StoredItem(models.Model):
+    """Something kept for a client between calls, encrypted, until it expires."""
+
+    class Kind(models.TextChoices):
+        RESPONSE = "RESPONSE", "Response"
+        ITEM = "ITEM", "Response item"
+        TOOL_CALL = "TOOL_CALL", "State of a tool call"
+
+    organization = models.ForeignKey(
+        Organization, on_delete=models.CASCADE, related_name="stored_items"
+    )
+    kind = models.CharField(max_length=16, choices=Kind)
+    item_id = models.CharField(max_length=200)
+    payload_sealed = models.TextField(editable=False)
+    created_at = models.DateTimeField(editable=False)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["organization", "kind", "item_id"], name="gateway_stored_item_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.item_id}"

@@ -12,48 +12,61 @@ class AuthStyle(Enum):
 
     BEARER = "bearer"  # Authorization: Bearer <key>
     X_API_KEY = "x-api-key"  # x-api-key: <key>
+    X_GOOG_API_KEY = "x-goog-api-key"  # x-goog-api-key: <key>
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One upstream service. `base_url` has no trailing slash; "" means it must be configured."""
+    """One upstream service. `base_url` has no trailing slash; "" means it must be configured.
+
+    `dialects`: the wires it speaks, its own first; a client that speaks one of them is forwarded
+    in it. `headers` go with every request.
+    """
 
     name: str
     label: str
-    dialect: str
+    dialects: tuple[str, ...]
     base_url: str
     auth: AuthStyle
     needs_key: bool = True
     # Whether a client of the same dialect gets this provider's bytes as they are; if not, they go
     # through the event vocabulary, which leaves out what only this server says.
     forwards_bytes: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-# OpenAI's own address, and the OpenAI-compatible addresses Anthropic and Google publish:
-# docs.anthropic.com/en/api/openai-sdk and ai.google.dev/gemini-api/docs/openai.
 PROVIDERS: dict[str, Provider] = {
     row.name: row
     for row in (
-        Provider("openai", "OpenAI", "openai_chat", "https://api.openai.com/v1", AuthStyle.BEARER),
+        Provider(
+            "openai",
+            "OpenAI",
+            ("openai_chat", "openai_responses"),
+            "https://api.openai.com/v1",
+            AuthStyle.BEARER,
+        ),
+        # docs.anthropic.com/en/api/versioning: this is the only version there is.
         Provider(
             "anthropic",
             "Anthropic",
-            "openai_chat",
+            ("anthropic",),
             "https://api.anthropic.com/v1",
-            AuthStyle.BEARER,
+            AuthStyle.X_API_KEY,
+            headers=(("anthropic-version", "2023-06-01"),),
         ),
+        # ai.google.dev/gemini-api/docs/api-key
         Provider(
             "google",
             "Google",
-            "openai_chat",
-            "https://generativelanguage.googleapis.com/v1beta/openai",
-            AuthStyle.BEARER,
+            ("gemini",),
+            "https://generativelanguage.googleapis.com/v1beta",
+            AuthStyle.X_GOOG_API_KEY,
         ),
         Provider(
             "local",
             "Local model",
-            "openai_chat",
+            ("openai_chat",),
             "",
             AuthStyle.NONE,
             needs_key=False,

@@ -11,33 +11,36 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import structlog
 from django.conf import settings
 
 from billing import metering, pricing
-from billing.metering import Call, Ending, Meter, Opening
+from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
 from billing.pricing import Usage
-from gateway import refusals, routing, sse
+from gateway import attempts, memory, refusals, routing, sse, state
+from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
-from gateway.catalog import CHAT, Candidate
-from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
+from gateway.breakers import Breakers
+from gateway.catalog import CHAT, Candidate, Catalog
+from gateway.dialects import CLIENT_DIALECTS
 from gateway.dialects.base import (
-    ClientDialect,
     Inspection,
     Json,
+    PassThrough,
     Reply,
-    Target,
+    StreamEncoder,
     TruncatedStream,
     UnreadableAnswer,
-    UpstreamDialect,
 )
 from gateway.events import (
+    Event,
     Failed,
     ReasoningDelta,
     RefusalDelta,
@@ -49,14 +52,9 @@ from gateway.events import (
 from gateway.exchange import ClientGone, Exchange
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
-from gateway.upstream import (
-    ERROR_BYTES_MAX,
-    Answer,
-    Connections,
-    UnableToReach,
-    UpstreamCut,
-    UpstreamTimedOut,
-)
+from gateway.store import Store
+from gateway.translation import Translation
+from gateway.upstream import Answer, Connections, UpstreamCut, UpstreamTimedOut
 
 log = structlog.get_logger(__name__)
 
@@ -76,14 +74,26 @@ class Services:
     snapshot: Snapshot
     connections: Connections
     meter: Meter
+    store: Store
+    breakers: Breakers
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Which endpoint a call came to: the client's dialect, and what the path says of the body."""
+
+    dialect: str
+    endpoint: str
+    members: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Run:
     """What is known of one call while it runs; becomes its usage record."""
 
+    caller: Caller
+    translation: Translation
     candidate: Candidate
-    inspection: Inspection
     call: Call
     reply: Reply
     input_tokens_estimate: int
@@ -96,32 +106,43 @@ class Run:
     model_served: str = ""
     upstream_request_id: str = ""
     first_token_at: float | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    recorder: memory.Recorder = field(default_factory=memory.Recorder)
     # How this stream tells its client of a failure, once it has begun.
     write_failure: Callable[[Refusal], bytes] | None = None
+
+    @property
+    def inspection(self) -> Inspection:
+        """What the request asks for."""
+        return self.translation.inspection
 
     def relay(self, tokens: int) -> None:
         """Count what is about to be forwarded, before it is."""
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.relayed_tokens += tokens
-        self.call.progress(self.usage or self._estimate())
+        self.call.progress(self.known_usage())
+
+    def known_usage(self) -> Usage:
+        """What the provider reported, else an estimate, never above what was asked for."""
+        if self.usage is not None:
+            return self.usage
+        limit = self.inspection.output_tokens_max or self.candidate.output_tokens_max
+        limit *= self.inspection.choices
+        return Usage(input=self.input_tokens_estimate, output=min(self.relayed_tokens, limit))
 
     def finish(self, status: str, http_status: int, error_code: str = "") -> None:
         """Name the ending."""
         self.status, self.http_status, self.error_code = status, http_status, error_code
 
-    def _estimate(self) -> Usage:
-        limit = self.inspection.output_tokens_max or self.candidate.output_tokens_max
-        limit *= self.inspection.choices
-        return Usage(input=self.input_tokens_estimate, output=min(self.relayed_tokens, limit))
-
     def ending(self) -> Ending:
         """The record's figures. A provider that reported nothing and sent nothing bills nothing."""
+        is_whole = self.status == Status.FINISHED
+        usage = self.known_usage()
         if self.usage is not None:
-            is_whole = self.status == Status.FINISHED
-            usage, source = self.usage, Source.PROVIDER if is_whole else Source.PROVIDER_PARTIAL
-        elif self.relayed_tokens or self.status == Status.FINISHED:
-            usage, source = self._estimate(), Source.ESTIMATED
+            source = Source.PROVIDER if is_whole else Source.PROVIDER_PARTIAL
+        elif self.relayed_tokens or is_whole:
+            source = Source.ESTIMATED
         else:
             usage, source = Usage(), Source.NONE
         first = self.first_token_at
@@ -130,12 +151,21 @@ class Run:
             http_status=self.http_status,
             usage=usage,
             usage_source=source,
-            model_served=self.model_served[:120],
-            upstream_request_id=self.upstream_request_id[:200],
+            model_served=self.model_served,
+            upstream_request_id=self.upstream_request_id,
             error_code=self.error_code,
+            attempts=tuple(self.attempts),
             duration_ms=round((time.monotonic() - self.began_at) * 1000),
             first_token_ms=None if first is None else round((first - self.began_at) * 1000),
+            served=self._served(),
         )
+
+    def _served(self) -> Served | None:
+        """Who answered, if it was not the candidate the call was opened for."""
+        opening, candidate = self.call.opening, self.candidate
+        if candidate.price is None or candidate.price is opening.price:
+            return None
+        return Served(candidate.provider.name, candidate.upstream_name, candidate.price)
 
     async def settle(self) -> None:
         """Settle, and wait until it is durable. Returns at once the second time.
@@ -153,29 +183,39 @@ class Run:
             log.exception("settlement failed", request_id=self.call.opening.request_id)
 
 
-async def serve_chat(exchange: Exchange, services: Services, call_id: uuid.UUID) -> None:
-    """`POST /chat/completions`. Raises Refusal as long as nothing was sent."""
-    dialect = CLIENT_DIALECTS["openai_chat"]
+async def serve_generation(
+    exchange: Exchange, services: Services, call_id: uuid.UUID, ask: Ask
+) -> None:
+    """A request for a model's answer, in any dialect. Raises Refusal while nothing was sent."""
     began_at = time.monotonic()
+    dialect = CLIENT_DIALECTS[ask.dialect]
     caller, key_id = await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
-    body = parse_object(raw)
+    body = {**parse_object(raw), **ask.members}
     inspection = dialect.inspect(body)
-    try:
-        catalog = await services.snapshot.catalog()
-    except UnableToLoad:
-        raise refusals.service_unavailable() from None
-    candidate = routing.choose(catalog, inspection.model, endpoint=CHAT)
-    request = _translate(dialect, body, inspection, candidate)
-    input_tokens_max = count_input_tokens_max(raw)
-    call = await _open(
-        exchange, services.meter, caller, key_id, candidate, inspection, input_tokens_max, call_id
+    catalog = await current_catalog(services)
+    if ask.dialect == "openai_responses" and inspection.model not in catalog.by_name:
+        raise refusals.unknown_model_of_response(inspection.model)
+    candidates = routing.choose(catalog, inspection.model, capability=CHAT, chance=attempts.CHANCE)
+    expanded = await state.expand(services.store, caller, dialect, inspection, body)
+    translation = Translation(dialect, inspection, expanded)
+    await state.restore(services.store, caller, translation, candidates)
+    translation.write(candidates[0])  # what cannot be asked is refused before credit is held
+    input_tokens_max = count_input_tokens_max(raw if expanded is body else orjson.dumps(expanded))
+    opening = open_call(
+        exchange, caller, key_id, candidates, inspection, input_tokens_max, call_id, ask.endpoint
     )
-    reply = Reply(call_id.hex, int(time.time()), body)
-    estimate = max(input_tokens_max // BYTES_PER_TOKEN, 1)
-    run = Run(candidate, inspection, call, reply, estimate, began_at)
+    run = Run(
+        caller=caller,
+        translation=translation,
+        candidate=candidates[0],
+        call=await hold(services.meter, caller, opening),
+        reply=Reply(call_id.hex, int(time.time()), body),
+        input_tokens_estimate=max(input_tokens_max // BYTES_PER_TOKEN, 1),
+        began_at=began_at,
+    )
     try:
-        await _run(exchange, services.connections, dialect, run, request)
+        await _run(exchange, services, candidates, run)
     finally:
         exchange.unwatch()
         await run.settle()
@@ -192,6 +232,14 @@ def parse_object(raw: bytes) -> Json:
     return body
 
 
+async def current_catalog(services: Services) -> Catalog:
+    """The catalog. Raises Refusal when the database is away."""
+    try:
+        return await services.snapshot.catalog()
+    except UnableToLoad:
+        raise refusals.service_unavailable() from None
+
+
 def count_input_tokens_max(raw: bytes) -> int:
     """An upper bound of the prompt's tokens without tokenizing: no token is shorter than a byte.
 
@@ -203,45 +251,20 @@ def count_input_tokens_max(raw: bytes) -> int:
     return len(raw) - sum(inline) + len(inline) * IMAGE_TOKENS_MAX
 
 
-def _translate(
-    dialect: ClientDialect, body: Json, inspection: Inspection, candidate: Candidate
-) -> bytes:
-    """The provider's request body: the client's own when both speak the same dialect."""
-    wire = UPSTREAM_DIALECTS[candidate.provider.dialect]
-    target = Target(candidate.upstream_name, candidate.output_tokens_max)
-    if _passes_through(dialect, candidate):
-        prepared = wire.prepare_pass_through(body, target, is_stream=inspection.is_stream)
-    else:
-        prepared = wire.write_request(dialect.read_request(body), target)
-    try:
-        return orjson.dumps(prepared)
-    except orjson.JSONEncodeError:  # reading allows four times the depth that writing does
-        raise refusals.invalid_json() from None
-
-
-def _passes_through(dialect: ClientDialect, candidate: Candidate) -> bool:
-    return candidate.provider.forwards_bytes and dialect.name == candidate.provider.dialect
-
-
-async def _open(
+def open_call(
     exchange: Exchange,
-    meter: Meter,
     caller: Caller,
     key_id: int,
-    candidate: Candidate,
+    candidates: list[Candidate],
     inspection: Inspection,
     input_tokens_max: int,
     call_id: uuid.UUID,
-) -> Call:
-    """Hold the call's worst case. Raises Refusal when there is no credit or no ledger."""
-    assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
-    asked = inspection.output_tokens_max or candidate.output_tokens_max
-    hold_nanos = pricing.worst_case_nanos(
-        candidate.price,
-        input_tokens_max=min(input_tokens_max, candidate.context_tokens_max),
-        output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
-    )
-    opening = Opening(
+    endpoint: str,
+) -> Opening:
+    """The call as metering knows it: held for the dearest of the candidates that may serve it."""
+    first = candidates[0]
+    assert first.price is not None  # routing refuses unpriced models  # noqa: S101
+    return Opening(
         call_id=call_id,
         organization_id=caller.organization_id,
         workspace_id=caller.workspace_id,
@@ -249,15 +272,31 @@ async def _open(
         deploy_id=caller.deploy_id,
         key_id=key_id,
         request_id=exchange.request_id,
-        endpoint="chat.completions",
+        endpoint=endpoint,
         is_stream=inspection.is_stream,
         model_requested=inspection.model,
-        provider=candidate.provider.name,
-        upstream_model=candidate.upstream_name,
-        price=candidate.price,
-        hold_nanos=max(hold_nanos, 1),
+        provider=first.provider.name,
+        upstream_model=first.upstream_name,
+        price=first.price,
+        hold_nanos=max(_worst_case(row, inspection, input_tokens_max) for row in candidates),
         started_at=datetime.now(UTC),
     )
+
+
+def _worst_case(candidate: Candidate, inspection: Inspection, input_tokens_max: int) -> int:
+    """The most the call can cost with this candidate, in nano-dollars, at least one."""
+    assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
+    asked = inspection.output_tokens_max or candidate.output_tokens_max
+    nanos = pricing.worst_case_nanos(
+        candidate.price,
+        input_tokens_max=min(input_tokens_max, candidate.context_tokens_max),
+        output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
+    )
+    return max(nanos, 1)
+
+
+async def hold(meter: Meter, caller: Caller, opening: Opening) -> Call:
+    """Hold the call's worst case. Raises Refusal when there is no credit or no ledger."""
     try:
         return await meter.open(opening)
     except metering.UnableToHold as refused:
@@ -270,21 +309,16 @@ async def _open(
 
 
 async def _run(
-    exchange: Exchange,
-    connections: Connections,
-    dialect: ClientDialect,
-    run: Run,
-    request: bytes,
+    exchange: Exchange, services: Services, candidates: list[Candidate], run: Run
 ) -> None:
-    """Call the provider and answer the client; names the ending in `run`, whatever it is."""
+    """Call a provider and answer the client; names the ending in `run`, whatever it is."""
     try:
-        await _call(exchange, connections, dialect, run, request)
+        await _call(exchange, services, candidates, run)
+    except AttemptFailed as failed:
+        run.finish(failed.status, failed.refusal.status, failed.code)
+        await _refuse(exchange, run, failed.refusal)
     except Refusal as refusal:
         await _refuse(exchange, run, refusal)
-    except UnableToReach as error:
-        run.finish(Status.UPSTREAM_ERROR, 502, "upstream_unreachable")
-        log.warning("provider unreachable", provider=run.candidate.provider.name, error=str(error))
-        await _refuse(exchange, run, refusals.upstream_failed(retryable=True))
     except UpstreamTimedOut:
         run.finish(Status.TIMEOUT, 504, "upstream_timeout")
         await _refuse(exchange, run, refusals.upstream_timed_out())
@@ -316,48 +350,32 @@ async def _refuse(exchange: Exchange, run: Run, refusal: Refusal) -> None:
 
 
 async def _call(
-    exchange: Exchange,
-    connections: Connections,
-    dialect: ClientDialect,
-    run: Run,
-    request: bytes,
+    exchange: Exchange, services: Services, candidates: list[Candidate], run: Run
 ) -> None:
-    candidate, is_stream = run.candidate, run.inspection.is_stream
-    assert candidate.upstream is not None  # routing chooses configured ones  # noqa: S101
-    wire = UPSTREAM_DIALECTS[candidate.provider.dialect]
-    path = wire.path(candidate.upstream_name, is_stream=is_stream)
-    answer = await connections.send(candidate.upstream, path, request, is_stream=is_stream)
+    is_stream = run.inspection.is_stream
+
+    async def attempt(candidate: Candidate) -> Answer:
+        run.candidate = candidate
+        path = run.translation.wire(candidate).path(candidate.upstream_name, is_stream=is_stream)
+        return await attempts.send(
+            services.connections, run.translation, candidate, path, is_stream=is_stream
+        )
+
+    answer = await attempts.first_answer(attempt, candidates, services.breakers, run.attempts)
     async with answer:
         run.upstream_request_id = answer.headers.get("x-request-id", "")
-        if answer.status >= 300:
-            await _read_error(wire, run, answer)
         if not is_stream:
-            await _answer(exchange, dialect, wire, run, answer)
+            await _answer(exchange, services.store, run, answer)
             return
         exchange.watch(answer.close)
         await exchange.start_stream()
-        if _passes_through(dialect, candidate):
-            await _pump_bytes(exchange, wire, run, answer)
+        if run.translation.passes_through(run.candidate):
+            await _pump_bytes(exchange, services.store, run, answer)
         else:
-            await _pump_events(exchange, dialect, wire, run, answer)
+            await _pump_events(exchange, services.store, run, answer)
 
 
-async def _read_error(wire: UpstreamDialect, run: Run, answer: Answer) -> None:
-    """Raise the provider's error as a Refusal, and note it."""
-    body = await answer.read_start(ERROR_BYTES_MAX)
-    secrets = [run.candidate.upstream.api_key] if run.candidate.upstream else []
-    failure = wire.read_error(answer.status, answer.headers, body, secrets=secrets)
-    status = Status.REFUSED if failure.refusal.status == 400 else Status.UPSTREAM_ERROR
-    run.finish(status, failure.refusal.status, failure.refusal.code or "")
-    log.warning(
-        "provider refused", provider=run.candidate.provider.name, detail=failure.detail[:500]
-    )
-    raise failure.refusal
-
-
-async def _answer(
-    exchange: Exchange, dialect: ClientDialect, wire: UpstreamDialect, run: Run, answer: Answer
-) -> None:
+async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) -> None:
     """A whole answer. Read to its end even if the client left: the provider bills all of it."""
     raw = await answer.read()
     try:
@@ -366,22 +384,33 @@ async def _answer(
         raise UnreadableAnswer("The answer is not JSON.") from error
     if not isinstance(body, dict):
         raise UnreadableAnswer("The answer is not an object.")
+    wire = run.translation.wire(run.candidate)
     run.usage = wire.read_usage(body)
-    run.model_served = str(body.get("model") or "")
+    run.model_served = str(body.get("model") or body.get("modelVersion") or "")
     run.relayed_tokens = len(raw) // BYTES_PER_TOKEN
-    if not _passes_through(dialect, run.candidate):
-        writer = dialect.response_writer(run.inspection, run.reply)
-        for event in wire.read_response(body):
-            writer.add(event)
-        raw = orjson.dumps(writer.finish())
+    result = body
+    if not run.translation.passes_through(run.candidate):
+        result = _translate_answer(run, wire.read_response(body))
+        raw = orjson.dumps(result)
     run.finish(Status.FINISHED, 200)
-    await run.settle()
+    await asyncio.gather(run.settle(), state.keep(store, run.caller, run, result))
     await exchange.send_bytes(200, raw)
 
 
-async def _pump_bytes(exchange: Exchange, wire: UpstreamDialect, run: Run, answer: Answer) -> None:
+def _translate_answer(run: Run, events: Any) -> Json:
+    writer = run.translation.dialect.response_writer(run.inspection, run.reply)
+    for event in events:
+        stamped = memory.stamp(event, run.candidate.upstream_name)
+        if isinstance(stamped, Failed):
+            _fail_inside(run, stamped.message)
+        run.recorder.add(stamped)
+        writer.add(stamped)
+    return writer.finish()
+
+
+async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer) -> None:
     """Same dialect on both sides: forward bytes, read usage on the way."""
-    reader = wire.pass_through(run.inspection, run.reply)
+    reader = run.translation.wire(run.candidate).pass_through(run.inspection, run.reply)
     run.write_failure = reader.write_failure
     async for piece in answer.pieces():
         relayed_before = reader.relayed_messages
@@ -392,44 +421,52 @@ async def _pump_bytes(exchange: Exchange, wire: UpstreamDialect, run: Run, answe
             await exchange.send_piece(forward)
         if reader.failure:
             _fail_inside(run, reader.failure)
-    terminal = reader.close()
-    run.finish(Status.FINISHED, 200)
-    await run.settle()
-    await exchange.end_stream(terminal)
+    await _end_stream(exchange, store, run, reader, reader.close())
 
 
-async def _pump_events(
-    exchange: Exchange,
-    dialect: ClientDialect,
-    wire: UpstreamDialect,
-    run: Run,
-    answer: Answer,
-) -> None:
+async def _pump_events(exchange: Exchange, store: Store, run: Run, answer: Answer) -> None:
     """Different dialects: provider's bytes -> events -> client's bytes."""
-    decoder = wire.stream_decoder()
-    encoder = dialect.stream_encoder(run.inspection, run.reply)
+    decoder = run.translation.wire(run.candidate).stream_decoder()
+    encoder = run.translation.dialect.stream_encoder(run.inspection, run.reply)
     run.write_failure = encoder.write_failure
     async for piece in answer.pieces():
-        forward = []
-        tokens = 0
-        for event in decoder.feed(piece):
-            match event:
-                case Started(model=model):
-                    run.model_served = model
-                case UsageReported(usage=usage):
-                    run.usage = usage
-                case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
-                    tokens += 1
-                case Failed(message=message):
-                    _fail_inside(run, message)
-            forward.append(encoder.write(event))
-        if any(forward):
-            run.relay(tokens)
-            await exchange.send_piece(b"".join(forward))
-    decoder.close()
+        await _forward(exchange, run, encoder, decoder.feed(piece))
+    await _forward(exchange, run, encoder, decoder.close())
+    terminal = encoder.write_end(run.known_usage())
+    await _end_stream(exchange, store, run, encoder, terminal)
+
+
+async def _forward(
+    exchange: Exchange, run: Run, encoder: StreamEncoder, events: list[Event]
+) -> None:
+    """Write some events to the client, each message in one piece."""
+    forward = []
+    tokens = 0
+    for event in events:
+        match event:
+            case Started(model=model):
+                run.model_served = model
+            case UsageReported(usage=usage):
+                run.usage = usage
+            case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
+                tokens += 1
+            case Failed(message=message):
+                _fail_inside(run, message)
+        stamped = memory.stamp(event, run.candidate.upstream_name)
+        run.recorder.add(stamped)
+        forward.append(encoder.write(stamped))
+    if any(forward):
+        run.relay(tokens)
+        await exchange.send_piece(b"".join(forward))
+
+
+async def _end_stream(
+    exchange: Exchange, store: Store, run: Run, writer: PassThrough | StreamEncoder, terminal: bytes
+) -> None:
+    """The end: kept and settled first, then released."""
     run.finish(Status.FINISHED, 200)
-    await run.settle()
-    await exchange.end_stream(encoder.write_end(run.usage or Usage()))
+    await asyncio.gather(run.settle(), state.keep(store, run.caller, run, writer.result()))
+    await exchange.end_stream(terminal)
 
 
 def _fail_inside(run: Run, message: str) -> None:

@@ -93,6 +93,17 @@ def key_used_from_browser() -> Refusal:
     )
 
 
+def key_in_url() -> Refusal:
+    """A key in the query string ends up in logs and histories."""
+    return Refusal(
+        400,
+        INVALID,
+        "Send the key in a header (x-goog-api-key or Authorization), never in the URL: URLs are "
+        "logged. If this was a real key, rotate it.",
+        code="key_in_url",
+    )
+
+
 # --- what is asked ---------------------------------------------------------------------------
 
 
@@ -195,6 +206,17 @@ def unknown_model(model: str) -> Refusal:
         INVALID,
         f"The model `{model[:120]}` does not exist or you do not have access to it.",
         code="model_not_found",
+    )
+
+
+def unknown_model_of_response(model: str) -> Refusal:
+    """No route has this name, on Responses: OpenAI answers 400 there."""
+    return Refusal(
+        400,
+        INVALID,
+        f"The requested model '{model[:120]}' does not exist.",
+        code="model_not_found",
+        param="model",
     )
 
 
@@ -333,3 +355,52 @@ def internal(request_id: str) -> Refusal:
         "The server had an error while processing your request. Please retry, and name this "
         f"request if it keeps happening. (request id {request_id})",
     )
+
+
+# --- state -----------------------------------------------------------------------------------
+
+
+def previous_response_not_found(response_id: str) -> Refusal:
+    """`previous_response_id` names nothing that is kept for this organization."""
+    return Refusal(
+        404,
+        INVALID,
+        f"Previous response with id '{response_id[:120]}' not found.",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
+def response_not_found(response_id: str) -> Refusal:
+    """No such response is kept for this organization."""
+    return Refusal(404, INVALID, f"Response with id '{response_id[:120]}' not found.")
+
+
+def item_not_found(item_id: str) -> Refusal:
+    """An `item_reference` names nothing that is kept for this organization."""
+    return Refusal(
+        404,
+        INVALID,
+        f"Item with id '{item_id[:120]}' not found. Items are not persisted when `store` is set "
+        "to false. Send the item itself, or let the response that made it be stored.",
+        param="input",
+    )
+
+
+# --- the Responses wire ----------------------------------------------------------------------
+
+
+def unknown_model_for_responses(model: str) -> Refusal:
+    """No route has this name (Responses: 400, where chat completions say 404)."""
+    return Refusal(
+        400,
+        INVALID,
+        f"The requested model '{model[:120]}' does not exist.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def unsupported_parameter(name: str, message: str) -> Refusal:
+    """A parameter that no provider behind the gateway can be given."""
+    return Refusal(400, INVALID, message, code="unsupported_parameter", param=name)

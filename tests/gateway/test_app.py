@@ -8,6 +8,7 @@ from openai.types import Model
 
 from billing.models import UsageRecord
 from gateway import app as app_module
+from gateway import endpoints
 from gateway import proxy
 from gateway.app import GatewayApp
 from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant
@@ -265,7 +266,7 @@ async def test_nothing_is_answered_to_a_client_that_left(
     async def gone(*_: Any) -> None:
         raise app_module.ClientGone
 
-    monkeypatch.setitem(app_module.ENDPOINTS, "/api/ai/v1/models", ("GET", gone))
+    monkeypatch.setitem(app_module.FIXED, "/api/ai/v1/models", {"GET": gone})
     answer = await api.call("/models", method="GET")
     assert (answer.status, answer.pieces) == (0, [])
 
@@ -274,9 +275,9 @@ def test_prices_read_as_people_write_them() -> None:
     from billing.pricing import Price
 
     price = Price(1, {"input": ((0, 150_000_000), (200_000, 1)), "output": ((0, 15_000_000_000),)})
-    assert app_module._describe_price(price) == {
+    assert endpoints._describe_price(price) == {
         "unit": "USD per 1M tokens",
         "input": "0.15",
         "output": "15",
     }
-    assert json.dumps(app_module._describe_price(Price(1, {"input": ((0, 0),)})))
+    assert json.dumps(endpoints._describe_price(Price(1, {"input": ((0, 0),)})))

@@ -82,5 +82,9 @@ def test_one_unreadable_credential_takes_only_its_provider_away(settings: Any) -
 
 
 def test_headers_follow_the_provider() -> None:
-    upstream = Upstream(PROVIDERS["anthropic"], "https://api.example", "sk-1")
-    assert upstream.headers() == {"authorization": "Bearer sk-1"}
+    def headers(provider: str) -> dict[str, str]:
+        return Upstream(PROVIDERS[provider], "https://api.example", "sk-1").headers()
+
+    assert headers("openai") == {"authorization": "Bearer sk-1"}
+    assert headers("anthropic") == {"x-api-key": "sk-1", "anthropic-version": "2023-06-01"}
+    assert headers("google") == {"x-goog-api-key": "sk-1"}

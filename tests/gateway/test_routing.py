@@ -1,10 +1,12 @@
 """Choosing who serves a model, and the words for not being able to."""
 
+import random
+
 import pytest
 
 from billing.pricing import Price
 from gateway import routing
-from gateway.catalog import CHAT, RESPONSES, Candidate, Catalog
+from gateway.catalog import CHAT, EMBEDDINGS, Candidate, Catalog
 from gateway.credentials import Upstream
 from gateway.providers import PROVIDERS
 from gateway.refusals import Refusal
@@ -19,6 +21,8 @@ def candidate(
     endpoints: tuple[str, ...] = (CHAT,),
     configured: bool = True,
     priced: bool = True,
+    position: int = 0,
+    weight: int = 1,
 ) -> Candidate:
     row = PROVIDERS[provider]
     return Candidate(
@@ -26,6 +30,9 @@ def candidate(
         provider=row,
         upstream=Upstream(row, "https://up.example", "k") if configured else None,
         upstream_name=name,
+        dialects=row.dialects,
+        position=position,
+        weight=weight,
         price=PRICE if priced else None,
         context_tokens_max=8,
         output_tokens_max=8,
@@ -34,8 +41,11 @@ def candidate(
     )
 
 
-def choose(*rows: Candidate, model: str = "m", endpoint: str = CHAT) -> Candidate:
-    return routing.choose(Catalog({"m": rows}), model, endpoint=endpoint)
+def choose(
+    *rows: Candidate, model: str = "m", endpoint: str = CHAT, seed: int = 0
+) -> list[Candidate]:
+    chance = random.Random(seed)
+    return routing.choose(Catalog({"m": rows}), model, capability=endpoint, chance=chance)
 
 
 def refused(*rows: Candidate, model: str = "m", endpoint: str = CHAT) -> Refusal:
@@ -46,13 +56,25 @@ def refused(*rows: Candidate, model: str = "m", endpoint: str = CHAT) -> Refusal
 
 def test_the_first_that_can_serve_does() -> None:
     rows = (
-        candidate(name="wrong endpoint", endpoints=(RESPONSES,)),
+        candidate(name="wrong endpoint", endpoints=(EMBEDDINGS,)),
         candidate("anthropic", name="no credential", configured=False),
         candidate(name="no price", priced=False),
         candidate("local", name="this one"),
         candidate(name="never reached"),
     )
-    assert choose(*rows).upstream_name == "this one"
+    assert choose(*rows)[0].upstream_name == "this one"
+
+
+def test_positions_come_before_chance() -> None:
+    rows = (candidate(name="second", position=1, weight=1000), candidate(name="first"))
+    for seed in range(20):
+        assert [row.upstream_name for row in choose(*rows, seed=seed)] == ["first", "second"]
+
+
+def test_of_one_position_the_heavier_comes_first_more_often() -> None:
+    rows = (candidate(name="light", weight=1), candidate(name="heavy", weight=9))
+    firsts = [choose(*rows, seed=seed)[0].upstream_name for seed in range(1000)]
+    assert 850 < firsts.count("heavy") < 950
 
 
 @pytest.mark.parametrize("model", ["", "M", "m ", "other", "x" * 10_000])
@@ -63,9 +85,9 @@ def test_an_unknown_model_is_a_404(model: str) -> None:
 
 
 def test_a_model_of_another_endpoint_says_which() -> None:
-    refusal = refused(candidate(endpoints=(RESPONSES,)))
+    refusal = refused(candidate(endpoints=(EMBEDDINGS,)))
     assert (refusal.status, refusal.code, refusal.param) == (400, "unsupported_endpoint", "model")
-    assert "/v1/responses" in refusal.message
+    assert "/v1/embeddings" in refusal.message
 
 
 def test_a_model_without_a_credential_says_how_to_add_one() -> None:

@@ -1,0 +1,162 @@
+"""Trying candidates until one answers: retries, fallback and circuit breakers.
+
+Only before the first byte has gone to the client, and only for causes that another try may cure: a
+refused connection, a provider's 5xx, 429 or overload. Every attempt is noted for the usage record.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
+
+import structlog
+
+from billing.models import UsageRecord
+from gateway import refusals
+from gateway.breakers import Breakers
+from gateway.catalog import Candidate
+from gateway.refusals import Refusal
+from gateway.translation import Translation
+from gateway.upstream import ERROR_BYTES_MAX, Answer, Connections, UnableToReach, UpstreamCut
+
+log = structlog.get_logger(__name__)
+
+# Load balancing, not secrets.
+CHANCE = random.Random()  # noqa: S311
+ATTEMPTS_MAX = 3
+PAUSE_SECONDS = 0.2
+
+Status = UsageRecord.Status
+
+
+class AttemptFailed(Exception):
+    """A provider did not answer. `refusal` is what the client sees if nobody else does."""
+
+    def __init__(
+        self, refusal: Refusal, *, is_retryable: bool, status: str, code: str, detail: str
+    ) -> None:
+        super().__init__(detail)
+        self.refusal = refusal
+        self.is_retryable = is_retryable
+        self.status = status
+        self.code = code
+
+
+async def send(
+    connections: Connections,
+    translation: Translation,
+    candidate: Candidate,
+    path: str,
+    *,
+    is_stream: bool,
+) -> Answer:
+    """Ask one candidate; its answer, whose status is good.
+
+    Raises AttemptFailed, upstream.UpstreamTimedOut, and Refusal for what cannot be asked of it.
+    """
+    assert candidate.upstream is not None  # routing chooses configured ones  # noqa: S101
+    body = translation.write(candidate)
+    try:
+        answer = await connections.send(candidate.upstream, path, body, is_stream=is_stream)
+    except (UnableToReach, UpstreamCut) as error:
+        code = "upstream_unreachable" if isinstance(error, UnableToReach) else "upstream_cut"
+        raise AttemptFailed(
+            refusals.upstream_failed(retryable=True),
+            is_retryable=True,
+            status=Status.UPSTREAM_ERROR,
+            code=code,
+            detail=str(error),
+        ) from error
+    if answer.status >= 300:
+        async with answer:
+            raise await _read_failure(translation, candidate, answer)
+    return answer
+
+
+async def _read_failure(
+    translation: Translation, candidate: Candidate, answer: Answer
+) -> AttemptFailed:
+    body = await answer.read_start(ERROR_BYTES_MAX)
+    secrets = [candidate.upstream.api_key] if candidate.upstream else []
+    failure = translation.wire(candidate).read_error(
+        answer.status, answer.headers, body, secrets=secrets
+    )
+    status = Status.REFUSED if failure.refusal.status == 400 else Status.UPSTREAM_ERROR
+    return AttemptFailed(
+        failure.refusal,
+        is_retryable=failure.is_retryable,
+        status=status,
+        code=failure.refusal.code or "",
+        detail=failure.detail,
+    )
+
+
+async def first_answer(
+    attempt: Callable[[Candidate], Awaitable[Answer]],
+    candidates: list[Candidate],
+    breakers: Breakers,
+    noted: list[dict[str, Any]],
+) -> Answer:
+    """The first good answer of `attempt` over the candidates; what went wrong goes to `noted`.
+
+    Raises the last AttemptFailed when nobody answered, and whatever else `attempt` raises.
+    """
+    plan = _plan(candidates, breakers)
+    for number, candidate in enumerate(plan, start=1):
+        began_at = time.monotonic()
+        try:
+            answer = await attempt(candidate)
+        except AttemptFailed as failed:
+            _note(noted, candidate, failed, began_at)
+            if failed.is_retryable:
+                wait = _retry_after_seconds(failed.refusal)
+                breakers.failed(_name(candidate), now=began_at, retry_after_seconds=wait)
+            is_last = number == len(plan)
+            if is_last or not failed.is_retryable or _must_wait(plan, number, failed):
+                raise
+            if plan[number] is candidate:
+                await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            breakers.succeeded(_name(candidate))
+            return answer
+    raise AssertionError("A plan has at least one candidate.")
+
+
+def _plan(candidates: list[Candidate], breakers: Breakers) -> list[Candidate]:
+    """Who is tried, in order: those whose breaker is open last; a lone candidate twice."""
+    now = time.monotonic()
+    ordered = sorted(candidates, key=lambda row: breakers.seconds_left(_name(row), now=now) > 0)
+    return ordered[:ATTEMPTS_MAX] if len(ordered) > 1 else ordered * 2
+
+
+def _must_wait(plan: list[Candidate], number: int, failed: AttemptFailed) -> bool:
+    """Whether the next try is the same candidate, which has just said when to come back."""
+    return plan[number] is plan[number - 1] and _retry_after_seconds(failed.refusal) > 0
+
+
+def _retry_after_seconds(refusal: Refusal) -> float:
+    return float(refusal.headers.get("retry-after", 0))
+
+
+def _name(candidate: Candidate) -> Hashable:
+    return candidate.provider.name, candidate.upstream.base_url if candidate.upstream else ""
+
+
+def _note(
+    noted: list[dict[str, Any]], candidate: Candidate, failed: AttemptFailed, began_at: float
+) -> None:
+    noted.append(
+        {
+            "provider": candidate.provider.name,
+            "model": candidate.upstream_name,
+            "outcome": failed.code or failed.status,
+            "duration_ms": round((time.monotonic() - began_at) * 1000),
+        }
+    )
+    log.warning(
+        "provider did not answer",
+        provider=candidate.provider.name,
+        model=candidate.upstream_name,
+        detail=str(failed)[:500],
+    )

@@ -1,0 +1,196 @@
+"""The AI API's cold endpoints: models, kept responses, token counts.
+
+Parse, ask one thing, answer, in the shape the caller's dialect expects. Must hold no credit: what
+is served here costs nothing.
+"""
+
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+
+from billing import pricing
+from gateway import refusals
+from gateway.authentication import authenticate
+from gateway.catalog import Candidate
+from gateway.dialects import CLIENT_DIALECTS
+from gateway.exchange import Exchange
+from gateway.proxy import (
+    BYTES_PER_TOKEN,
+    Services,
+    count_input_tokens_max,
+    current_catalog,
+    parse_object,
+)
+from gateway.snapshot import Caller
+from gateway.store import Kind, UnableToUseStore
+
+ITEMS_PAGE_MAX = 100
+
+
+# --- models ----------------------------------------------------------------------------------
+
+
+async def list_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
+    """`GET /models`: every model this key may use, for OpenAI's or Anthropic's clients."""
+    await authenticate(exchange.headers, services.snapshot)
+    models = (await current_catalog(services)).models()
+    if exchange.header(b"anthropic-version"):
+        data = [_describe_for_anthropic(candidate) for candidate in models]
+        page = {"data": data, "has_more": False, "first_id": None, "last_id": None}
+        if data:
+            page.update(first_id=data[0]["id"], last_id=data[-1]["id"])
+        await exchange.send_json(200, page)
+        return
+    data = [describe_model(candidate) for candidate in models]
+    await exchange.send_json(200, {"object": "list", "data": data})
+
+
+async def show_model(exchange: Exchange, services: Services, name: str) -> None:
+    """`GET /models/{id}`: one of them, by name or alias."""
+    await authenticate(exchange.headers, services.snapshot)
+    candidates = (await current_catalog(services)).by_name.get(name)
+    if not candidates:
+        raise refusals.unknown_model(name)
+    is_anthropic = exchange.header(b"anthropic-version")
+    describe = _describe_for_anthropic if is_anthropic else describe_model
+    await exchange.send_json(200, describe(candidates[0]))
+
+
+async def list_gemini_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
+    """`GET /v1beta/models`: the same in Gemini's shape."""
+    await authenticate(exchange.headers, services.snapshot)
+    models = (await current_catalog(services)).models()
+    await exchange.send_json(200, {"models": [_describe_for_gemini(row) for row in models]})
+
+
+def describe_model(candidate: Candidate) -> dict[str, Any]:
+    """OpenAI's model object, and what a caller needs to choose: limits, price, availability.
+
+    Prices are US dollars per million tokens, as text, per bucket at the lowest tier.
+    """
+    status = "available"
+    if candidate.upstream is None:
+        status = "provider_not_configured"
+    elif candidate.price is None:
+        status = "model_not_priced"
+    return {
+        "id": candidate.public_name,
+        "object": "model",
+        "created": candidate.created_at,
+        "owned_by": candidate.provider.name,
+        "status": status,
+        "context_window": candidate.context_tokens_max,
+        "max_output_tokens": candidate.output_tokens_max,
+        "capabilities": sorted(candidate.capabilities),
+        "pricing": _describe_price(candidate.price),
+    }
+
+
+def _describe_price(price: pricing.Price | None) -> dict[str, str] | None:
+    if price is None:
+        return None
+    described = {"unit": "USD per 1M tokens"}
+    for bucket, tiers in price.tiers.items():
+        dollars = Decimal(tiers[0][1]) / 1_000_000_000
+        described[bucket] = format(dollars.normalize(), "f")
+    return described
+
+
+def _describe_for_anthropic(candidate: Candidate) -> dict[str, Any]:
+    """docs.anthropic.com/en/api/models-list"""
+    created_at = datetime.fromtimestamp(candidate.created_at, UTC)
+    return {
+        "type": "model",
+        "id": candidate.public_name,
+        "display_name": candidate.public_name,
+        "created_at": created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _describe_for_gemini(candidate: Candidate) -> dict[str, Any]:
+    """ai.google.dev/api/models#Model"""
+    return {
+        "name": f"models/{candidate.public_name}",
+        "displayName": candidate.public_name,
+        "inputTokenLimit": candidate.context_tokens_max,
+        "outputTokenLimit": candidate.output_tokens_max,
+        "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
+    }
+
+
+# --- kept responses --------------------------------------------------------------------------
+
+
+async def show_response(exchange: Exchange, services: Services, response_id: str) -> None:
+    """`GET /responses/{id}`: an answer that was kept."""
+    caller, _ = await authenticate(exchange.headers, services.snapshot)
+    kept = await _kept(services, caller, response_id)
+    await exchange.send_json(200, kept["response"])
+
+
+async def list_input_items(exchange: Exchange, services: Services, response_id: str) -> None:
+    """`GET /responses/{id}/input_items`: what it was asked, latest first as OpenAI does."""
+    caller, _ = await authenticate(exchange.headers, services.snapshot)
+    kept = await _kept(services, caller, response_id)
+    items = [
+        {"id": f"item_{response_id.removeprefix('resp_')}_{number}", **item}
+        for number, item in enumerate(kept["input"])
+    ]
+    data = items[::-1][:ITEMS_PAGE_MAX]
+    await exchange.send_json(
+        200,
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": len(items) > len(data),
+        },
+    )
+
+
+async def delete_response(exchange: Exchange, services: Services, response_id: str) -> None:
+    """`DELETE /responses/{id}`: forget it and its items."""
+    caller, _ = await authenticate(exchange.headers, services.snapshot)
+    kept = await _kept(services, caller, response_id)
+    try:
+        for item in kept["response"]["output"]:
+            await services.store.delete(caller.organization_id, Kind.ITEM, item.get("id", ""))
+        await services.store.delete(caller.organization_id, Kind.RESPONSE, response_id)
+    except UnableToUseStore:
+        raise refusals.service_unavailable() from None
+    await exchange.send_json(200, {"id": response_id, "object": "response", "deleted": True})
+
+
+async def _kept(services: Services, caller: Caller, response_id: str) -> dict[str, Any]:
+    """The organization's kept response. Raises Refusal (404, 503)."""
+    try:
+        found = await services.store.load(caller.organization_id, Kind.RESPONSE, [response_id])
+    except UnableToUseStore:
+        raise refusals.service_unavailable() from None
+    if response_id not in found:
+        raise refusals.response_not_found(response_id)
+    kept: dict[str, Any] = found[response_id]
+    return kept
+
+
+# --- counting --------------------------------------------------------------------------------
+
+
+async def count_tokens(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
+    """`POST /messages/count_tokens`: an estimate, for every model, that costs nothing.
+
+    By bytes, not by a provider's tokenizer: clients use it to decide when to shorten a history.
+    """
+    await authenticate(exchange.headers, services.snapshot)
+    raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
+    body = parse_object(raw)
+    CLIENT_DIALECTS["anthropic"].inspect({"max_tokens": 1, **body})
+    name = body["model"]
+    if name not in (await current_catalog(services)).by_name:
+        raise refusals.unknown_model(name)
+    tokens = max(count_input_tokens_max(raw) // BYTES_PER_TOKEN, 1)
+    await exchange.send_json(200, {"input_tokens": tokens})

@@ -1,0 +1,113 @@
+"""What a call takes from the store before it is made, and leaves there when it ended well.
+
+Owns which state is kept for whom: responses and their items for clients that may come back by id,
+and state of tool calls for clients whose wire has no place for it. Must know no wire format.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from gateway import memory, refusals
+from gateway.catalog import Candidate
+from gateway.dialects.base import ClientDialect, Inspection, Json
+from gateway.snapshot import Caller
+from gateway.store import Kind, Row, Store, UnableToUseStore
+from gateway.translation import Translation
+
+log = structlog.get_logger(__name__)
+
+# Wires that carry provider state themselves: their clients send back what they were given.
+SELF_CARRYING = frozenset({"anthropic", "gemini"})
+
+
+class FinishedRun(Protocol):
+    """What `keep` reads of a call."""
+
+    recorder: memory.Recorder
+    translation: Translation
+
+
+async def expand(
+    store: Store, caller: Caller, dialect: ClientDialect, inspection: Inspection, body: Json
+) -> Json:
+    """The body with everything it refers to put in. Raises Refusal for what is not kept."""
+    if not inspection.references and not inspection.previous_id:
+        return body
+    try:
+        items = await store.load(caller.organization_id, Kind.ITEM, inspection.references)
+        previous = await _previous(store, caller, inspection.previous_id)
+    except UnableToUseStore:
+        raise refusals.service_unavailable() from None
+    return dialect.expand(body, items, previous)
+
+
+async def _previous(store: Store, caller: Caller, response_id: str) -> Sequence[Json]:
+    """The turns before: what the response was asked and what it answered."""
+    if not response_id:
+        return []
+    found = await store.load(caller.organization_id, Kind.RESPONSE, [response_id])
+    if response_id not in found:
+        raise refusals.previous_response_not_found(response_id)
+    kept: Mapping[str, Any] = found[response_id]
+    return [*kept["input"], *kept["response"]["output"]]
+
+
+async def restore(
+    store: Store, caller: Caller, translation: Translation, candidates: Sequence[Candidate]
+) -> None:
+    """Put back the state of earlier tool calls, where a candidate's provider may want it."""
+    if translation.dialect.name in SELF_CARRYING or not _may_need_state(translation, candidates):
+        return
+    ids = memory.missing_ids(translation.request)
+    try:
+        kept = await store.load(caller.organization_id, Kind.TOOL_CALL, ids)
+    except UnableToUseStore:
+        raise refusals.service_unavailable() from None
+    translation.request = memory.restore(translation.request, kept)
+
+
+def _may_need_state(translation: Translation, candidates: Sequence[Candidate]) -> bool:
+    return any(
+        not translation.passes_through(row) and translation.wire(row).name != "openai_chat"
+        for row in candidates
+    )
+
+
+async def keep(store: Store, caller: Caller, run: FinishedRun, result: Json | None) -> None:
+    """Keep what the client or its provider will want back; a store that is away loses only that.
+
+    `result` is the whole answer as the client could ask for it again.
+    """
+    rows = _rows(run, result)
+    try:
+        await store.save(caller.organization_id, rows)
+    except UnableToUseStore:
+        log.exception("state could not be kept", deploy_id=caller.deploy_id)
+
+
+def _rows(run: FinishedRun, result: Json | None) -> list[Row]:
+    translation = run.translation
+    inspection = translation.inspection
+    rows: list[Row] = []
+    if inspection.keeps_state and result is not None and "output" in result:
+        kept = {"response": result, "input": _input_items(translation.body)}
+        rows.append(Row(Kind.RESPONSE, result["id"], kept))
+        rows.extend(Row(Kind.ITEM, item["id"], item) for item in result["output"] if "id" in item)
+    may_keep = inspection.keeps_state or translation.body.get("store") is not False
+    if may_keep and translation.dialect.name not in SELF_CARRYING:
+        rows.extend(
+            Row(Kind.TOOL_CALL, call_id, payload)
+            for call_id, payload in run.recorder.rows().items()
+        )
+    return rows
+
+
+def _input_items(body: Json) -> list[Json]:
+    """A Responses request's input as items; plain text is one message of the user."""
+    given = body.get("input")
+    if isinstance(given, str):
+        content = [{"type": "input_text", "text": given}]
+        return [{"type": "message", "role": "user", "content": content}]
+    return [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []

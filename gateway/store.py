@@ -1,0 +1,144 @@
+"""What is kept for clients between calls: responses, their items, and state that clients drop.
+
+Rows belong to an organization, are encrypted, expire, and are limited in size. Saved before the
+end of an answer is released, so that the next turn finds them on any process; `store: false`
+saves nothing. Asked from the event loop, served by database threads of its own. Must know no wire.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, connections
+from django.utils import timezone
+
+from gateway.models import StoredItem
+from orgs import vault
+
+LIFETIME = timedelta(days=30)
+ITEM_BYTES_MAX = 4 * 1024 * 1024
+ITEMS_MAX = 1_000  # of one look-up
+SECONDS_MAX = 5.0
+THREADS = 2
+
+Kind = StoredItem.Kind
+
+
+class UnableToUseStore(Exception):
+    """The database did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing to keep: `payload` is JSON."""
+
+    kind: str
+    item_id: str
+    payload: Any
+
+
+class Store:
+    """The store of one process."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="store")
+
+    def close(self) -> None:
+        """End the threads and their connections."""
+        for _ in range(THREADS):
+            self._threads.submit(connections.close_all)
+        self._threads.shutdown(wait=True)
+
+    async def load(self, organization_id: int, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        """Payloads of the organization's rows with these ids. Raises UnableToUseStore."""
+        wanted = list(dict.fromkeys(ids))[:ITEMS_MAX]
+        if not wanted:
+            return {}
+        found: dict[str, Any] = await self._run(load_rows, organization_id, kind, wanted)
+        return found
+
+    async def save(self, organization_id: int, rows: list[Row]) -> None:
+        """Keep rows; one that exists is replaced, one that is too large is left out.
+
+        Raises UnableToUseStore.
+        """
+        if rows:
+            await self._run(save_rows, organization_id, rows)
+
+    async def delete(self, organization_id: int, kind: str, item_id: str) -> bool:
+        """Forget a row; whether it was there. Raises UnableToUseStore."""
+        return bool(await self._run(delete_row, organization_id, kind, item_id))
+
+    async def _run(self, work: Any, *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                return await loop.run_in_executor(self._threads, _guarded, work, *arguments)
+        except (DatabaseFailure, TimeoutError) as error:
+            raise UnableToUseStore from error
+
+
+def _guarded(work: Any, *arguments: Any) -> Any:
+    close_old_connections()
+    return work(*arguments)
+
+
+def _context(organization_id: int, kind: str, item_id: str) -> str:
+    return f"gateway.StoredItem:{organization_id}:{kind}:{item_id}"
+
+
+def load_rows(organization_id: int, kind: str, ids: list[str]) -> dict[str, Any]:
+    """The rows that exist, have not expired and can be decrypted."""
+    found = StoredItem.objects.filter(
+        organization_id=organization_id, kind=kind, item_id__in=ids, expires_at__gt=timezone.now()
+    )
+    payloads = {}
+    for row in found:
+        context = _context(organization_id, kind, row.item_id)
+        payloads[row.item_id] = orjson.loads(vault.decrypt(row.payload_sealed, context=context))
+    return payloads
+
+
+def save_rows(organization_id: int, rows: list[Row]) -> None:
+    """Insert or replace, in one statement."""
+    now = timezone.now()
+    stored = []
+    for row in rows:
+        text = orjson.dumps(row.payload)
+        if len(text) > ITEM_BYTES_MAX:
+            continue
+        sealed = vault.encrypt(
+            text.decode(), context=_context(organization_id, row.kind, row.item_id)
+        )
+        stored.append(
+            StoredItem(
+                organization_id=organization_id,
+                kind=row.kind,
+                item_id=row.item_id,
+                payload_sealed=sealed,
+                created_at=now,
+                expires_at=now + LIFETIME,
+            )
+        )
+    StoredItem.objects.bulk_create(
+        stored,
+        update_conflicts=True,
+        unique_fields=["organization", "kind", "item_id"],
+        update_fields=["payload_sealed", "created_at", "expires_at"],
+    )
+
+
+def delete_row(organization_id: int, kind: str, item_id: str) -> int:
+    """Delete one row; how many there were."""
+    rows = StoredItem.objects.filter(organization_id=organization_id, kind=kind, item_id=item_id)
+    return rows.delete()[0]
+
+
+def purge(*, at: datetime) -> int:
+    """Delete what has expired; how many rows."""
+    return StoredItem.objects.filter(expires_at__lte=at).delete()[0]

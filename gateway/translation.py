@@ -1,0 +1,66 @@
+"""One request, ready to be written for any candidate: read once, written per provider. Pure.
+
+Where client and provider speak the same dialect the client's own body goes through, so that fields
+we have never heard of survive. Must not call anybody.
+"""
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from gateway import refusals
+from gateway.catalog import Candidate
+from gateway.dialects import UPSTREAM_DIALECTS
+from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
+from gateway.generation import GenerationRequest
+
+
+@dataclass(slots=True)
+class Translation:
+    """A client's request and how to say it to a provider."""
+
+    dialect: ClientDialect
+    inspection: Inspection
+    body: Json
+    _request: GenerationRequest | None = field(default=None, init=False)
+    # The body written last, so that checking and sending do not write it twice.
+    _written: tuple[Candidate, bytes] | None = field(default=None, init=False)
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The request in our own terms. Raises Refusal naming what is wrong with it."""
+        if self._request is None:
+            self._request = self.dialect.read_request(self.body)
+        return self._request
+
+    @request.setter
+    def request(self, request: GenerationRequest) -> None:
+        self._request = request
+
+    def wire(self, candidate: Candidate) -> UpstreamDialect:
+        """The dialect this candidate is called in."""
+        return UPSTREAM_DIALECTS[candidate.dialect_for(self.dialect.name)]
+
+    def passes_through(self, candidate: Candidate) -> bool:
+        """Whether bytes go through as they are."""
+        return candidate.provider.forwards_bytes and self.dialect.name in candidate.dialects
+
+    def write(self, candidate: Candidate) -> bytes:
+        """The provider's request body. Raises Refusal for what its wire cannot express."""
+        if self._written is None or self._written[0] is not candidate:
+            self._written = (candidate, self._write(candidate))
+        return self._written[1]
+
+    def _write(self, candidate: Candidate) -> bytes:
+        target = Target(candidate.upstream_name, candidate.output_tokens_max)
+        wire = self.wire(candidate)
+        if self.passes_through(candidate):
+            prepared = wire.prepare_pass_through(
+                self.body, target, is_stream=self.inspection.is_stream
+            )
+        else:
+            prepared = wire.write_request(self.request, target)
+        try:
+            return orjson.dumps(prepared)
+        except orjson.JSONEncodeError:  # reading allows four times the depth that writing does
+            raise refusals.invalid_json() from None
