@@ -1,0 +1,121 @@
+"""Environment variables: what is read, what is refused, and where secrets come from."""
+
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from config import env
+from config.env import UnableToReadEnvironment
+
+
+def test_blank_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X", "   ")
+    assert env.text("X", "default") == "default"
+    assert env.integer("X", 5) == 5
+    assert env.flag("X", default=True) is True
+    monkeypatch.delenv("X")
+    assert env.text("X") == ""
+
+
+def test_text_is_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X", " a b\n")
+    assert env.text("X") == "a b"
+
+
+@pytest.mark.parametrize("value", ["x", "1.5", "1e3", "0x10", "--1"])
+def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PORT", value)
+    with pytest.raises(UnableToReadEnvironment, match=r"PORT must be a whole number, not '"):
+        env.integer("PORT", 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        *[("1", True), ("TRUE", True), ("yes", True), ("On", True)],
+        *[("0", False), ("False", False), ("no", False), ("OFF", False)],
+    ],
+)
+def test_flags_are_read_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, value: str, meaning: bool
+) -> None:
+    monkeypatch.setenv("X", value)
+    assert env.flag("X", default=not meaning) is meaning
+
+
+def test_what_is_no_flag_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", "maybe")
+    with pytest.raises(UnableToReadEnvironment, match="DEBUG must be true or false, not 'maybe'"):
+        env.flag("DEBUG", default=False)
+
+
+def test_names_are_split_and_blanks_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X", " a, ,b,")
+    assert env.names("X") == ["a", "b"]
+    monkeypatch.delenv("X")
+    assert env.names("X", "c,d") == ["c", "d"]
+
+
+# --- secrets ----------------------------------------------------------------------------------
+
+
+def secret(path: Path, *, generate: bool = True) -> str:
+    return env.secret("A_SECRET", fallback_file=path, generate=generate)
+
+
+def test_a_generated_secret_is_kept_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "secrets" / "a"
+    made = secret(path)
+    assert len(made) == 64
+    assert secret(path) == made
+    assert secret(path, generate=False) == made
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [child.name for child in path.parent.iterdir()] == ["a"]
+
+
+def test_without_generating_a_missing_secret_is_empty(tmp_path: Path) -> None:
+    assert secret(tmp_path / "a", generate=False) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_variable_wins_then_the_named_file_then_the_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fallback, named = tmp_path / "fallback", tmp_path / "named"
+    fallback.write_text("from the fallback\n")
+    named.write_text("from the file\n")
+    assert secret(fallback) == "from the fallback"
+    monkeypatch.setenv("A_SECRET_FILE", str(named))
+    assert secret(fallback) == "from the file"
+    monkeypatch.setenv("A_SECRET", "from the variable")
+    assert secret(fallback) == "from the variable"
+
+
+def test_a_named_file_that_is_missing_is_an_error_not_a_new_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET_FILE", str(tmp_path / "missing"))
+    with pytest.raises(UnableToReadEnvironment, match=r"A_SECRET_FILE: .*missing cannot be read"):
+        secret(tmp_path / "fallback")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_start_together_agree_on_one_secret(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    start = threading.Barrier(8)
+    found: list[str] = []
+
+    def read() -> None:
+        start.wait(timeout=5)
+        found.append(secret(path))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert set(found) == {path.read_text()}
+    assert "" not in found
