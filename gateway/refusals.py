@@ -390,17 +390,6 @@ def item_not_found(item_id: str) -> Refusal:
 # --- the Responses wire ----------------------------------------------------------------------
 
 
-def unknown_model_for_responses(model: str) -> Refusal:
-    """No route has this name (Responses: 400, where chat completions say 404)."""
-    return Refusal(
-        400,
-        INVALID,
-        f"The requested model '{model[:120]}' does not exist.",
-        code="model_not_found",
-        param="model",
-    )
-
-
 def unsupported_parameter(name: str, message: str) -> Refusal:
     """A parameter that no provider behind the gateway can be given."""
     return Refusal(400, INVALID, message, code="unsupported_parameter", param=name)
