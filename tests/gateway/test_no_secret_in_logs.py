@@ -104,7 +104,7 @@ async def test_calls_leave_no_secret_in_the_log_or_the_answer(
     for answer in answers:
         assert PROVIDER_KEY not in str(answer.headers) + answer.body.decode()
     log.assert_without(api.key, PROVIDER_KEY, wrong)
-    assert "provider refused" in log.plain.getvalue()
+    assert "Incorrect API key provided: [redacted]" in log.plain.getvalue()
     # What callers send is not logged in the first place; only our own bug did that above.
     for line in log.plain.getvalue().splitlines():
         if api.key[-20:] in line or wrong[-20:] in line:
@@ -170,8 +170,9 @@ async def test_a_failing_settlement_is_logged_without_secrets(
     def refuse(*_: Any) -> Any:
         raise metering.UnableToSettle
 
-    monkeypatch.setattr(metering.Call, "settle", refuse)
     provider.handler = whole()
-    assert (await api.chat()).status == 200
+    with monkeypatch.context() as patched:
+        patched.setattr(metering.Call, "settle", refuse)
+        assert (await api.chat()).status == 200
     assert "settlement failed" in log.formatted.getvalue()
     log.assert_without(api.key, PROVIDER_KEY)
