@@ -393,7 +393,7 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
         result = _translate_answer(run, wire.read_response(body))
         raw = orjson.dumps(result)
     run.finish(Status.FINISHED, 200)
-    await asyncio.gather(run.settle(), state.keep(store, run.caller, run, result))
+    await _settle_and_keep(store, run, result)
     await exchange.send_bytes(200, raw)
 
 
@@ -465,8 +465,17 @@ async def _end_stream(
 ) -> None:
     """The end: kept and settled first, then released."""
     run.finish(Status.FINISHED, 200)
-    await asyncio.gather(run.settle(), state.keep(store, run.caller, run, writer.result()))
+    await _settle_and_keep(store, run, writer.result())
     await exchange.end_stream(terminal)
+
+
+async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:
+    """What must be durable before the client sees the end."""
+    rows = state.rows_to_keep(run.translation, run.recorder, result)
+    if not rows:
+        await run.settle()
+        return
+    await asyncio.gather(run.settle(), state.keep(store, run.caller, rows))
 
 
 def _fail_inside(run: Run, message: str) -> None:

@@ -5,7 +5,7 @@ and state of tool calls for clients whose wire has no place for it. Must know no
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -20,13 +20,6 @@ log = structlog.get_logger(__name__)
 
 # Wires that carry provider state themselves: their clients send back what they were given.
 SELF_CARRYING = frozenset({"anthropic", "gemini"})
-
-
-class FinishedRun(Protocol):
-    """What `keep` reads of a call."""
-
-    recorder: memory.Recorder
-    translation: Translation
 
 
 async def expand(
@@ -75,20 +68,18 @@ def _may_need_state(translation: Translation, candidates: Sequence[Candidate]) -
     )
 
 
-async def keep(store: Store, caller: Caller, run: FinishedRun, result: Json | None) -> None:
-    """Keep what the client or its provider will want back; a store that is away loses only that.
-
-    `result` is the whole answer as the client could ask for it again.
-    """
-    rows = _rows(run, result)
+async def keep(store: Store, caller: Caller, rows: list[Row]) -> None:
+    """Keep what the client or its provider will want back; a store that is away loses only that."""
     try:
         await store.save(caller.organization_id, rows)
     except UnableToUseStore:
         log.exception("state could not be kept", deploy_id=caller.deploy_id)
 
 
-def _rows(run: FinishedRun, result: Json | None) -> list[Row]:
-    translation = run.translation
+def rows_to_keep(
+    translation: Translation, recorder: memory.Recorder, result: Json | None
+) -> list[Row]:
+    """What this call leaves behind. `result`: the answer as the client could ask for it again."""
     inspection = translation.inspection
     rows: list[Row] = []
     if inspection.keeps_state and result is not None and "output" in result:
@@ -98,8 +89,7 @@ def _rows(run: FinishedRun, result: Json | None) -> list[Row]:
     may_keep = inspection.keeps_state or translation.body.get("store") is not False
     if may_keep and translation.dialect.name not in SELF_CARRYING:
         rows.extend(
-            Row(Kind.TOOL_CALL, call_id, payload)
-            for call_id, payload in run.recorder.rows().items()
+            Row(Kind.TOOL_CALL, call_id, payload) for call_id, payload in recorder.rows().items()
         )
     return rows
 

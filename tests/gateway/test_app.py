@@ -8,8 +8,7 @@ from openai.types import Model
 
 from billing.models import UsageRecord
 from gateway import app as app_module
-from gateway import endpoints
-from gateway import proxy
+from gateway import endpoints, proxy
 from gateway.app import GatewayApp
 from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant
 from tests.gateway.test_proxy import TEXT, balances, record_of, streamed, whole
