@@ -1,0 +1,61 @@
+"""The store: what one organization keeps, nobody else reads."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from gateway import store
+from gateway.models import StoredItem
+from gateway.store import Kind, Row
+from orgs.models import Organization
+
+pytestmark = pytest.mark.django_db
+
+
+def test_what_is_kept_is_found_again_and_replaced(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "msg_1", {"text": "one"})])
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "msg_1", {"text": "two"})])
+    assert store.load_rows(organization.pk, Kind.ITEM, ["msg_1", "msg_2"]) == {
+        "msg_1": {"text": "two"}
+    }
+
+
+def test_an_outsider_finds_nothing(
+    organization: Organization, other_organization: Organization
+) -> None:
+    store.save_rows(organization.pk, [Row(Kind.RESPONSE, "resp_1", {"output": []})])
+    assert store.load_rows(other_organization.pk, Kind.RESPONSE, ["resp_1"]) == {}
+    assert store.delete_row(other_organization.pk, Kind.RESPONSE, "resp_1") == 0
+    assert store.load_rows(organization.pk, Kind.RESPONSE, ["resp_1"]) != {}
+
+
+def test_nothing_is_stored_in_the_clear(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "msg_1", {"text": "the secret plan"})])
+    assert "secret" not in StoredItem.objects.get().payload_sealed
+
+
+def test_kinds_do_not_mix(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "x", 1)])
+    assert store.load_rows(organization.pk, Kind.TOOL_CALL, ["x"]) == {}
+
+
+def test_what_has_expired_is_not_found_and_is_purged(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "old", 1), Row(Kind.ITEM, "new", 2)])
+    StoredItem.objects.filter(item_id="old").update(
+        expires_at=timezone.now() - timedelta(seconds=1)
+    )
+    assert store.load_rows(organization.pk, Kind.ITEM, ["old", "new"]) == {"new": 2}
+    assert store.purge(at=timezone.now()) == 1
+
+
+def test_what_is_too_large_is_left_out(organization: Organization) -> None:
+    large = "x" * (store.ITEM_BYTES_MAX + 1)
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "big", large), Row(Kind.ITEM, "small", 1)])
+    assert store.load_rows(organization.pk, Kind.ITEM, ["big", "small"]) == {"small": 1}
+
+
+def test_deleting_says_whether_there_was_something(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.RESPONSE, "resp_1", 1)])
+    assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 1
+    assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 0
