@@ -29,7 +29,7 @@ from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
 from gateway.breakers import Breakers
 from gateway.catalog import CHAT, Candidate, Catalog
-from gateway.dialects import CLIENT_DIALECTS
+from gateway.dialects import CLIENT_DIALECTS, provider_errors
 from gateway.dialects.base import (
     Inspection,
     Json,
@@ -481,9 +481,10 @@ async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:
 def _fail_inside(run: Run, message: str) -> None:
     """The provider reported an error inside a stream that had begun."""
     run.finish(Status.UPSTREAM_ERROR, 502, "upstream_error")
+    upstream = run.candidate.upstream
     log.warning(
         "provider failed inside a stream",
         provider=run.candidate.provider.name,
-        detail=message[:500],
+        detail=provider_errors.scrub(message, [upstream.api_key] if upstream else []),
     )
     raise refusals.upstream_failed(retryable=False)

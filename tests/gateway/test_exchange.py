@@ -136,14 +136,6 @@ async def test_leaving_is_noticed_while_the_answer_is_made() -> None:
     exchange.unwatch()
 
 
-async def test_a_refusal_after_the_start_is_not_sent() -> None:
-    wire = Wire()
-    exchange = wire.exchange()
-    await exchange.start_stream()
-    await exchange.send_refusal(Refusal(500, "server_error", "x"))
-    assert len(wire.sent) == 1
-
-
 async def test_a_stream_tells_proxies_not_to_buffer_it() -> None:
     wire = Wire()
     exchange = wire.exchange()
