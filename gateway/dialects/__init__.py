@@ -4,8 +4,14 @@ A dialect may play two roles: client side (read a request, write an answer) and 
 (write a request, read an answer). It must not know who hosts it, the clock or the network.
 """
 
-from gateway.dialects import openai_chat
+from gateway.dialects import openai_chat, openai_responses
 from gateway.dialects.base import ClientDialect, UpstreamDialect
 
-CLIENT_DIALECTS: dict[str, ClientDialect] = {"openai_chat": openai_chat.ChatClient()}
-UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {"openai_chat": openai_chat.ChatUpstream()}
+CLIENT_DIALECTS: dict[str, ClientDialect] = {
+    dialect.name: dialect
+    for dialect in (openai_chat.ChatClient(), openai_responses.ResponsesClient())
+}
+UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {
+    dialect.name: dialect
+    for dialect in (openai_chat.ChatUpstream(), openai_responses.ResponsesUpstream())
+}
