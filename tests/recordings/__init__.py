@@ -75,7 +75,10 @@ def of_folder(folder: str) -> list[Recording]:
 
 
 ALL = tuple(
-    recording for recording in of_folder("") if recording.name.split("/")[0] not in WIRES_APART
+    recording
+    for folder in sorted(FOLDER.iterdir())
+    if folder.is_dir() and folder.name not in WIRES_APART
+    for recording in of_folder(folder.name)
 )
 
 
