@@ -619,7 +619,7 @@ class ChatPassThrough:
         whole, self._rest = buffer[:cut], self._bounded(buffer[cut:])
         if not self.model:
             self.model = _model_of(whole)
-        if not self._held and not NEEDS_READING.search(whole):
+        if not self._held and not _needs_reading(whole):
             self.relayed_messages += _count_messages(whole)
             return whole
         return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
@@ -654,7 +654,7 @@ class ChatPassThrough:
             self._ended = True
             self._held += message
             return b""
-        if not NEEDS_READING.search(block):
+        if not _needs_reading(block):
             return self._forward(message)
         return self._read_chunk(message, data)
 
@@ -682,10 +682,17 @@ class ChatPassThrough:
         return forward
 
 
-# What can matter: a usage report, an error in either form, the end. Strings a model wrote match
-# only as whole values, which costs no more than reading a chunk for nothing.
-NEEDS_READING = re.compile(rb'"usage"\s*:\s*\{|"error"|\[DONE\]')
+USAGE_REPORT = re.compile(rb'"usage"\s*:\s*\{')
 DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+
+
+def _needs_reading(block: bytes) -> bool:
+    """Whether a usage report, an error in either form, or the end may be in there.
+
+    Strings a model wrote match only as whole values, which costs no more than reading a chunk for
+    nothing. Three searches for fixed text: one pattern of alternatives takes five times as long.
+    """
+    return b"[DONE]" in block or b'"error"' in block or USAGE_REPORT.search(block) is not None
 
 
 def _data_of(block: bytes) -> bytes:
