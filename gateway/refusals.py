@@ -189,6 +189,11 @@ def unsupported_value(name: str, message: str) -> Refusal:
     return Refusal(400, INVALID, message, code="unsupported_value", param=name)
 
 
+def invalid_field(path: str, problem: str, *, code: str = "unsupported_value") -> Refusal:
+    """A field is wrong, in Anthropic's words: its dotted path, then what is wrong with it."""
+    return Refusal(400, INVALID, f"{path}: {problem}", code=code, param=path)
+
+
 def describe_type(value: object) -> str:
     """The JSON type of `value` in words, with an article."""
     if value is None:

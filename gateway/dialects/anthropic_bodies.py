@@ -1,0 +1,475 @@
+"""Messages API requests, written for the provider. Part of `anthropic`.
+
+Facts: platform.claude.com/docs/en/api/messages, and what each family of models takes
+(`anthropic_models`). What the wire cannot say and would change the answer is refused by name; what
+only tunes it (seed, penalties, logit_bias, service tiers) is left out. Pure.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gateway import refusals
+from gateway.dialects import anthropic_carries as carries
+from gateway.dialects.anthropic_frames import read_arguments
+from gateway.dialects.anthropic_models import Family, family, is_same_model
+from gateway.dialects.base import Json, Target
+from gateway.generation import (
+    Audio,
+    File,
+    GenerationRequest,
+    Image,
+    OutputFormat,
+    Part,
+    Reasoning,
+    RefusalText,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+
+BUDGETS = {
+    "minimal": 1_024,
+    "low": 2_048,
+    "medium": 10_000,
+    "high": 16_384,
+    "xhigh": 32_768,
+    "max": 32_768,
+}
+BUDGET_MIN = 1_024
+DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
+# Ids and names from other providers may hold more than this wire allows in them.
+NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
+JSON_ONLY = "Answer with one valid JSON object and nothing else."
+# What a chat client may ask for that changes the answer and that this wire has no word for.
+REFUSED_EXTRAS = ("web_search_options", "functions", "function_call", "audio")
+
+
+def write(request: GenerationRequest, target: Target) -> Json:
+    """The body for `target`. Raises Refusal for what cannot be said."""
+    _refuse_unspeakable(request)
+    facts = family(target.model)
+    system, turns = _split_system(request)
+    messages = _write_messages(turns, target.model)
+    thinking = _write_thinking(request, facts, messages)
+    limit = min(facts.output_tokens_max, target.output_tokens_max or facts.output_tokens_max)
+    body: Json = {
+        "model": target.model,
+        "max_tokens": _fit(request.parameters.output_tokens_max, thinking, limit),
+        "messages": messages,
+    }
+    if system:
+        body["system"] = system[0] if len(system) == 1 else [_text_block(one) for one in system]
+    if request.is_stream:
+        body["stream"] = True
+    body |= thinking
+    body |= _write_tools(request, facts)
+    if schema := _write_format(request.output_format, facts):
+        body["output_config"] = {**body.get("output_config", {}), "format": schema}
+    body |= _write_sampling(request, facts, is_thinking=_is_thinking(body))
+    if request.parameters.stop:
+        body["stop_sequences"] = list(request.parameters.stop)
+    user = request.parameters.user or request.parameters.extra.get("safety_identifier")
+    if isinstance(user, str) and user:
+        body["metadata"] = {"user_id": user}
+    return body
+
+
+def _refuse_unspeakable(request: GenerationRequest) -> None:
+    parameters = request.parameters
+    asked = {
+        "n": parameters.choices > 1,
+        "logprobs": parameters.logprobs or bool(parameters.top_logprobs),
+        "modalities": "audio" in (parameters.extra.get("modalities") or ()),
+        **{name: bool(parameters.extra.get(name)) for name in REFUSED_EXTRAS},
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise _not_offered(name)
+
+
+def _not_offered(name: str) -> refusals.Refusal:
+    return refusals.unsupported_value(name, f"'{name}' is not offered by this model's provider.")
+
+
+# --- thinking, limits, sampling --------------------------------------------------------------
+
+
+def _write_thinking(request: GenerationRequest, facts: Family, messages: list[Json]) -> Json:
+    """`thinking` and the effort for it. Nothing asked for: the model's own way."""
+    effort = request.parameters.reasoning_effort
+    if effort is None or facts.thinking == "none":
+        return {}
+    if effort != "none" and effort not in BUDGETS:
+        known = ", ".join(f"'{name}'" for name in ("none", *BUDGETS))
+        raise refusals.unsupported_value(
+            "reasoning_effort",
+            f"Invalid value: '{effort[:40]}'. Supported values are: {known}.",
+        )
+    if facts.thinking == "adaptive":
+        return _write_adaptive(effort, facts)
+    if effort == "none" or _is_forced(request.tool_choice) or _is_loop_unsigned(messages):
+        return {}
+    return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
+
+
+def _write_adaptive(effort: str, facts: Family) -> Json:
+    if effort == "none":
+        if facts.can_rest:
+            return {"thinking": {"type": "disabled"}}
+        return {"output_config": {"effort": facts.efforts[0]}}
+    spoken = {"minimal": "low", "xhigh": "xhigh" if "xhigh" in facts.efforts else "max"}
+    return {
+        "thinking": {"type": "adaptive", "display": "summarized"},
+        "output_config": {"effort": spoken.get(effort, effort)},
+    }
+
+
+def _is_forced(choice: ToolChoice | None) -> bool:
+    return choice is not None and choice.mode in ("required", "named")
+
+
+def _is_loop_unsigned(messages: list[Json]) -> bool:
+    """Whether the tool loop going on began without thinking: then it must end without.
+
+    The API wants the assistant turn of such a loop to start with its signed thinking, which a
+    client of another wire may have dropped, or another model never had.
+    """
+    for message in reversed(messages):
+        kinds = {block["type"] for block in message["content"]}
+        if message["role"] == "user":
+            if "tool_result" not in kinds:
+                return False
+        elif "tool_use" in kinds:
+            return message["content"][0]["type"] not in ("thinking", "redacted_thinking")
+    return False
+
+
+def _is_thinking(body: Json) -> bool:
+    return body.get("thinking", {}).get("type") in ("enabled", "adaptive")
+
+
+def _fit(asked: int | None, thinking: Json, limit: int) -> int:
+    """`max_tokens`, which is required and holds the thinking too; shrinks a budget that is left
+
+    without room for an answer.
+    """
+    config = thinking.get("thinking", {})
+    budget = config.get("budget_tokens", 0)
+    most = limit if asked is None else min(asked + budget, limit)
+    if budget >= most:
+        if most // 2 < BUDGET_MIN:
+            del thinking["thinking"]
+        else:
+            config["budget_tokens"] = most // 2
+    return most
+
+
+def _write_sampling(request: GenerationRequest, facts: Family, *, is_thinking: bool) -> Json:
+    """Temperature up to 1, or else top_p: newer models refuse both at once, the newest any."""
+    if not facts.samples or is_thinking:
+        return {}
+    parameters = request.parameters
+    sampling: Json = {}
+    if parameters.temperature is not None:
+        sampling["temperature"] = min(max(parameters.temperature, 0.0), 1.0)
+    elif parameters.top_p is not None:
+        sampling["top_p"] = parameters.top_p
+    top_k = parameters.extra.get("top_k")
+    if isinstance(top_k, int) and top_k > 0:
+        sampling["top_k"] = top_k
+    return sampling
+
+
+# --- the conversation ------------------------------------------------------------------------
+
+
+def _split_system(request: GenerationRequest) -> tuple[list[str], list[Turn]]:
+    """The instructions before the conversation, and the conversation."""
+    turns = list(request.turns)
+    system: list[str] = []
+    while turns and turns[0].role == "system":
+        parts = turns.pop(0).parts
+        system += [part.text for part in parts if isinstance(part, Text) and part.text]
+    if not turns:  # the API wants a message
+        turns, system = [Turn("user", tuple(Text(text) for text in system))], []
+    if request.output_format is not None and request.output_format.kind == "json_object":
+        system.append(JSON_ONLY)
+    return system, turns
+
+
+def _write_messages(turns: Iterable[Turn], model: str) -> list[Json]:
+    """Messages whose roles alternate, tool results first in theirs."""
+    messages: list[Json] = []
+    for turn in turns:
+        role = "assistant" if turn.role == "assistant" else "user"
+        blocks = [block for part in turn.parts for block in _write_part(part, turn, model)]
+        if not blocks:
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    for message in messages:
+        message["content"].sort(key=_order)
+    _trim_prefill(messages)
+    return messages
+
+
+def _order(block: Json) -> int:
+    return 0 if block["type"] == "tool_result" else 1
+
+
+def _trim_prefill(messages: list[Json]) -> None:
+    """The API refuses a last assistant message that ends in white space."""
+    if messages and messages[-1]["role"] == "assistant":
+        last = messages[-1]["content"][-1]
+        if last["type"] == "text":
+            last["text"] = last["text"].rstrip()
+            if not last["text"]:
+                messages[-1]["content"].pop()
+        if not messages[-1]["content"]:
+            messages.pop()
+
+
+def _write_part(part: Part, turn: Turn, model: str) -> list[Json]:
+    """The blocks for one part: none for empty text and other models' thoughts."""
+    match part:
+        case Text(text=text) | RefusalText(text=text):
+            if turn.role == "system" and text:  # later than the first message
+                text = f"<system>{text}</system>"
+            return [_text_block(text)] if text else []
+        case Reasoning():
+            return _write_reasoning(part, model)
+        case ToolCall(call_id=call_id, name=name, arguments=arguments):
+            call = {"type": "tool_use", "id": _id(call_id), "name": name}
+            return [{**call, "input": read_arguments(arguments)}]
+        case ToolResult():
+            return [_write_result(part, turn, model)]
+        case Image():
+            return [_write_image(part)]
+        case File():
+            return [_write_file(part)]
+        case Audio():
+            raise _not_offered("input_audio")
+
+
+def _text_block(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+def _id(call_id: str) -> str:
+    return NOT_IN_IDS.sub("_", call_id)
+
+
+def _write_reasoning(part: Reasoning, model: str) -> list[Json]:
+    """Signed thinking goes back byte for byte, to the model that signed it and to no other."""
+    carry = part.carry
+    if carry is None or (carry.model and not is_same_model(carry.model, model)):
+        return []
+    match carry.kind:
+        case carries.THINKING:
+            return [{"type": "thinking", "thinking": part.text, "signature": carry.data}]
+        case carries.REDACTED:
+            return [{"type": "redacted_thinking", "data": carry.data}]
+    return []
+
+
+def _write_result(part: ToolResult, turn: Turn, model: str) -> Json:
+    block: Json = {"type": "tool_result", "tool_use_id": _id(part.call_id)}
+    content = [block for inner in part.parts for block in _write_part(inner, turn, model)]
+    if content:
+        block["content"] = content
+    if part.is_error:
+        block["is_error"] = True
+    return block
+
+
+def _write_image(part: Image) -> Json:
+    if not part.url.startswith("data:"):
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
+    media_type, data = _read_data_url(part.url, "image_url")
+    return _image_block(media_type, data)
+
+
+def _image_block(media_type: str, data: str) -> Json:
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": "image", "source": source}
+
+
+def _read_data_url(url: str, name: str) -> tuple[str, str]:
+    """Media type and base64 data."""
+    match = DATA_URL.fullmatch(url)
+    if match is None or ";base64" not in match.group(2):
+        raise refusals.unsupported_value(
+            name, f"Invalid '{name}': expected a URL of the form 'data:<media type>;base64,<data>'."
+        )
+    return match.group(1), match.group(3)
+
+
+def _write_file(part: File) -> Json:
+    """PDF and plain text as documents, pictures as images."""
+    if part.url:
+        source: Json = {"type": "url", "url": part.url}
+        return _document(source, part.filename)
+    if not part.data_url:
+        raise refusals.unsupported_value(
+            "file_id", "Files kept at another provider cannot be read by this model. Send the data."
+        )
+    media_type, data = _read_data_url(part.data_url, "file_data")
+    if media_type.startswith("image/"):
+        return _image_block(media_type, data)
+    if media_type.startswith("text/"):
+        source = {"type": "text", "media_type": "text/plain", "data": _decode_text(data)}
+        return _document(source, part.filename)
+    if media_type != "application/pdf":
+        raise refusals.unsupported_value(
+            "file_data", f"This model reads PDF, text and images, not '{media_type[:80]}'."
+        )
+    return _document({"type": "base64", "media_type": media_type, "data": data}, part.filename)
+
+
+def _document(source: Json, title: str) -> Json:
+    block: Json = {"type": "document", "source": source}
+    if title:
+        block["title"] = title
+    return block
+
+
+def _decode_text(data: str) -> str:
+    try:
+        return base64.b64decode(data).decode(errors="replace")
+    except (ValueError, binascii.Error):
+        raise refusals.unsupported_value(
+            "file_data", "Invalid 'file_data': its data is not base64."
+        ) from None
+
+
+# --- tools -----------------------------------------------------------------------------------
+
+
+def _write_tools(request: GenerationRequest, facts: Family) -> Json:
+    if not request.tools:
+        return {}
+    written: Json = {"tools": [_write_tool(tool, facts) for tool in request.tools]}
+    choice = _write_choice(request.tool_choice, facts)
+    # There is no other place to say it: the choice stays what it is without one.
+    if request.parameters.parallel_tool_calls is False:
+        choice = choice or {"type": "auto"}
+        if choice["type"] != "none":
+            choice["disable_parallel_tool_use"] = True
+    if choice:
+        written["tool_choice"] = choice
+    return written
+
+
+def _write_tool(tool: Tool, facts: Family) -> Json:
+    schema: Json = {"type": "object", "properties": {}, **(tool.schema or {})}
+    written: Json = {"name": tool.name}
+    if tool.description:
+        written["description"] = tool.description
+    if tool.strict and facts.keeps_schemas:
+        return {**written, "input_schema": sanitize(schema), "strict": True}
+    return {**written, "input_schema": schema}
+
+
+CHOICES = {"auto": "auto", "none": "none", "required": "any", "named": "tool"}
+
+
+def _write_choice(choice: ToolChoice | None, facts: Family) -> Json:
+    if choice is None:
+        return {}
+    if _is_forced(choice) and not facts.can_be_forced:
+        raise refusals.unsupported_value(
+            "tool_choice", "This model cannot be forced to use a tool; use 'auto'."
+        )
+    written: Json = {"type": CHOICES[choice.mode]}
+    if choice.mode == "named":
+        written["name"] = choice.name
+    return written
+
+
+# --- structured output -----------------------------------------------------------------------
+
+
+def _write_format(output: OutputFormat | None, facts: Family) -> Json | None:
+    if output is None or output.kind == "json_object":
+        return None
+    if not facts.keeps_schemas:
+        raise refusals.unsupported_value(
+            "response_format",
+            "This model cannot keep to a JSON schema. Use a newer model, or a tool.",
+        )
+    if output.schema is None:
+        raise refusals.missing_parameter("response_format.json_schema.schema")
+    return {"type": "json_schema", "schema": sanitize(output.schema)}
+
+
+# JSON Schema that structured output compiles; everything else is told in the description.
+KEPT = frozenset(
+    (
+        *("type", "enum", "const", "default", "title", "description", "required", "$ref"),
+        *("additionalProperties",),
+    )
+)
+KEPT_FORMATS = frozenset(
+    (
+        *("date-time", "time", "date", "duration", "email", "hostname", "uri"),
+        *("ipv4", "ipv6", "uuid"),
+    )
+)
+DROPPED = frozenset(("$schema", "$id", "$comment", "examples", "not"))
+
+
+def sanitize(schema: Mapping[str, Any]) -> Json:
+    """A schema without what structured output refuses; what is dropped moves to descriptions."""
+    clean: Json = {}
+    hints: list[str] = []
+    for name, value in schema.items():
+        if name in KEPT:
+            clean[name] = value
+        elif name in SCHEMA_MEMBERS:
+            clean["anyOf" if name == "oneOf" else name] = SCHEMA_MEMBERS[name](value)
+        elif name == "format" and value in KEPT_FORMATS:
+            clean[name] = value
+        elif name not in DROPPED:
+            hints.append(f"{name}: {value}")
+    if schema.get("type") == "object" or "properties" in schema:
+        clean["additionalProperties"] = False
+    if hints:
+        clean["description"] = "\n".join([*_lines(schema.get("description")), *hints])
+    return clean
+
+
+def _lines(description: Any) -> list[str]:
+    return [description] if isinstance(description, str) and description else []
+
+
+def _sanitize_any(value: Any) -> Any:
+    return sanitize(value) if isinstance(value, Mapping) else value
+
+
+def _sanitize_named(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _sanitize_any(schema) for name, schema in value.items()}
+
+
+def _sanitize_list(value: Any) -> Any:
+    return [_sanitize_any(schema) for schema in value] if isinstance(value, list) else value
+
+
+SCHEMA_MEMBERS: dict[str, Callable[[Any], Any]] = {
+    "properties": _sanitize_named,
+    "$defs": _sanitize_named,
+    "definitions": _sanitize_named,
+    "items": _sanitize_any,
+    "anyOf": _sanitize_list,
+    "oneOf": _sanitize_list,
+    "allOf": _sanitize_list,
+}
