@@ -68,6 +68,7 @@ class MessageFrames:
         self._arguments: list[str] = []
         self._waiting: dict[int, list[ToolCallStarted | ToolCallDelta]] = {}
         self._has_called = False
+        self._is_cited = False
         self._refusal = ""
         self._stop_reason = "end_turn"
 
@@ -102,7 +103,7 @@ class MessageFrames:
 
     def _begin(self, kind: str, block: Json) -> list[Json]:
         frames = self._close()
-        self._open = kind
+        self._open, self._is_cited = kind, False
         start = {"type": "content_block_start", "index": self._blocks, "content_block": block}
         return [*frames, start]
 
@@ -127,14 +128,18 @@ class MessageFrames:
         if not text:
             return []
         frames = self._flush_calls()
-        if self._open != "text":
+        if self._open != "text" or self._is_cited:
             frames += self._begin("text", {"type": "text", "text": ""})
         return frames + self._delta("text_delta", "text", text)
 
     def _citation(self, event: CitationAdded) -> list[Json]:
-        """A source of the text being written; one that comes after its block cannot be said."""
+        """A source of the text so far, whose block ends with it.
+
+        One that comes after the text's block cannot be said.
+        """
         if self._open != "text":
             return []
+        self._is_cited = True
         citation = {
             "type": "web_search_result_location",
             "url": event.url,
