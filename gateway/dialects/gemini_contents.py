@@ -425,6 +425,7 @@ def _read_parameters(config: Node, inspection: Inspection) -> Parameters:
         extra["top_k"] = int(top_k)
     if modalities := _read_modalities(config):
         extra["modalities"] = modalities
+    thinking = config.node("thinkingConfig")
     return Parameters(
         output_tokens_max=inspection.output_tokens_max,
         temperature=config.number("temperature"),
@@ -436,7 +437,8 @@ def _read_parameters(config: Node, inspection: Inspection) -> Parameters:
         frequency_penalty=config.number("frequencyPenalty"),
         logprobs=bool(config.get("responseLogprobs", bool, "a boolean")),
         top_logprobs=config.integer("logprobs"),
-        reasoning_effort=_read_effort(config.node("thinkingConfig")),
+        reasoning_effort=_read_effort(thinking),
+        reasoning_summary="auto" if thinking.raw("includeThoughts") else None,
         extra=extra,
     )
 

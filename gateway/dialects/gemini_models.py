@@ -65,22 +65,21 @@ def is_same(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def thinking_config(model: str, effort: str) -> dict[str, Any] | None:
-    """`thinkingConfig` for an effort of OpenAI's scale; None where the model does not think.
+def thinking_config(model: str, effort: str | None) -> dict[str, Any] | None:
+    """`thinkingConfig` for an effort of OpenAI's scale, None for the model's own choice.
 
-    Raises KeyError for an effort that is not on the scale.
+    None where the model does not think. Raises KeyError for an effort that is not on the scale.
     """
     version = version_of(model)
-    if version >= (3, 0):
-        config: dict[str, Any] = {"thinkingLevel": _level(model, effort)}
-    elif version >= (2, 5) and "image" not in model:
-        budget = BUDGETS[effort]
-        config = {"thinkingBudget": max(budget, PRO_BUDGET_MIN) if _is_pro(model) else budget}
-    else:
+    if version < (2, 5) or (version < (3, 0) and "image" in model):
         return None
-    if effort != "none":
-        config["includeThoughts"] = True
-    return config
+    config: dict[str, Any] = {} if effort == "none" else {"includeThoughts": True}
+    if effort is None:
+        return config
+    if version >= (3, 0):
+        return {"thinkingLevel": _level(model, effort), **config}
+    budget = BUDGETS[effort]
+    return {"thinkingBudget": max(budget, PRO_BUDGET_MIN) if _is_pro(model) else budget, **config}
 
 
 def _level(model: str, effort: str) -> str:

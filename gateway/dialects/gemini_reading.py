@@ -47,7 +47,8 @@ FINISH_REASONS = {
         FinishReason.CONTENT_FILTER,
     ),
 }
-# The model wrote something that is no answer: its client must notice.
+# The model wrote something that is no answer: its client must notice. A call of an undeclared
+# function that came nevertheless is the client's to answer, as it is with other models.
 FAILURES = frozenset(
     (
         *("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"),
@@ -150,8 +151,10 @@ class AnswerReader:
         failures: list[Event] = []
         for position, candidate in enumerate(objects_of(chunk.get("candidates"))):
             index = count_of(candidate.get("index"))
-            events.extend(self._reader(position if index is None else index).read(candidate))
-            if (reason := text_of(candidate.get("finishReason"))) in FAILURES:
+            reader = self._reader(position if index is None else index)
+            events.extend(reader.read(candidate))
+            reason = text_of(candidate.get("finishReason"))
+            if reason in FAILURES and not reader.has_calls:
                 message = text_of(candidate.get("finishMessage")) or reason
                 failures.append(self._fail(message, reason))
         events.extend(self._read_block(chunk))
@@ -209,6 +212,11 @@ class CandidateReader:
         self._cited: set[tuple[str, int, int]] = set()
         self.is_finished = False
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether it called a tool."""
+        return self._calls > 0
+
     def read(self, candidate: Json) -> list[Event]:
         """The events of one appearance of the candidate."""
         events: list[Event] = []
@@ -226,7 +234,7 @@ class CandidateReader:
         """The end of the candidate, for the provider's own reason."""
         self.is_finished = True
         events = self._end_thinking() + self._end_partial()
-        if reason in FAILURES:
+        if reason in FAILURES and not self.has_calls:
             return events
         finish = FINISH_REASONS.get(reason, FinishReason.STOP)
         if finish is FinishReason.STOP and self._calls:

@@ -346,15 +346,17 @@ def _modalities(extra: Mapping[str, Any]) -> list[str] | None:
 
 
 def _thinking(parameters: Parameters, model: str) -> Json | None:
+    """How much to think. What was thought is shown to those who asked for either."""
     effort = parameters.reasoning_effort
-    if effort is None:
+    if effort is None and parameters.reasoning_summary is None:
         return None
     try:
         return gemini_models.thinking_config(model, effort)
     except KeyError:
         names = ", ".join(f"'{name}'" for name in gemini_models.LEVELS)
         raise refusals.unsupported_value(
-            "reasoning_effort", f"Invalid value: '{effort[:40]}'. Supported values are: {names}."
+            "reasoning_effort",
+            f"Invalid value: '{str(effort)[:40]}'. Supported values are: {names}.",
         ) from None
 
 
