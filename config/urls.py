@@ -1,11 +1,37 @@
 """The sitemap of everything Django serves. The AI API and deployed sites are routed in asgi.py."""
 
+from typing import Any
+
 from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
+from django.views import defaults
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from gateway.prices_api import prices_api
 from gateway.views import home
+
+DATA_API = "/api/data/"
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """404: agents get the data API's error shape, people a page."""
+    if not request.path.startswith(DATA_API):
+        return defaults.page_not_found(request, exception)
+    message = f"No such call: {request.path}. The calls are listed at {DATA_API}docs."
+    return JsonResponse({"error": {"code": "not_found", "message": message}}, status=404)
+
+
+def server_error(request: HttpRequest, *_: Any) -> HttpResponse:
+    """500: the same for a bug of ours, whose details are in the log."""
+    if not request.path.startswith(DATA_API):
+        return defaults.server_error(request)
+    message = "The platform failed to serve this request. Please retry."
+    return JsonResponse({"error": {"code": "internal_error", "message": message}}, status=500)
+
+
+handler404 = not_found
+handler500 = server_error
 
 urlpatterns = [
     path("", home, name="home"),

@@ -160,7 +160,7 @@ def key_provision(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     deployment = _deployment(request, deploy_id)
     try:
         made = provisioning.provision(deployment.workspace, deploy_id, at=timezone.now())
-    except directory.DeploymentNotFound as error:
+    except (directory.DeploymentNotFound, provisioning.UnableToRevealKey) as error:
         messages.error(request, str(error))
         return redirect("gateway:key-list", request.organization.slug)
     if not made.is_new:
