@@ -9,7 +9,10 @@ FOLDER = Path(__file__).parent
 # Wires whose own tests read their folder; everything else is the chat wire's, or every wire's.
 WIRES_APART = ("anthropic", "gemini", "openai-responses")
 # What tells an answer, on each wire; Anthropic's and Google's token counts have the last two.
-ANSWER_MEMBERS = ("choices", "content", "output", "candidates", "input_tokens", "totalTokens")
+ANSWER_MEMBERS = (
+    *("choices", "content", "output", "candidates", "promptFeedback"),
+    *("input_tokens", "totalTokens"),
+)
 Kind = Literal["client_request", "stream", "answer", "error"]
 
 
