@@ -42,6 +42,7 @@ REASONS = {
     "max_output_tokens": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+UNFINISHED = ("failed", "cancelled", "queued", "in_progress")
 DONE = "[DONE]"
 PARAGRAPH = "\n\n"
 
@@ -71,7 +72,7 @@ def read_response(body: Json) -> Sequence[Event]:
 
 def check_response(body: Json) -> None:
     """Raises UnreadableAnswer for an object that is an error or no complete answer."""
-    if body.get("error") or body.get("status") not in (None, "completed", "incomplete"):
+    if body.get("error") or body.get("status") in UNFINISHED:
         raise UnreadableAnswer("The answer is an error or not complete.")
     if not isinstance(body.get("output"), list):
         raise UnreadableAnswer("The answer has no output.")
