@@ -4,14 +4,22 @@ A dialect may play two roles: client side (read a request, write an answer) and 
 (write a request, read an answer). It must not know who hosts it, the clock or the network.
 """
 
-from gateway.dialects import openai_chat, openai_responses
+from gateway.dialects import anthropic, openai_chat, openai_responses
 from gateway.dialects.base import ClientDialect, UpstreamDialect
 
 CLIENT_DIALECTS: dict[str, ClientDialect] = {
     dialect.name: dialect
-    for dialect in (openai_chat.ChatClient(), openai_responses.ResponsesClient())
+    for dialect in (
+        openai_chat.ChatClient(),
+        openai_responses.ResponsesClient(),
+        anthropic.AnthropicClient(),
+    )
 }
 UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {
     dialect.name: dialect
-    for dialect in (openai_chat.ChatUpstream(), openai_responses.ResponsesUpstream())
+    for dialect in (
+        openai_chat.ChatUpstream(),
+        openai_responses.ResponsesUpstream(),
+        anthropic.AnthropicUpstream(),
+    )
 }

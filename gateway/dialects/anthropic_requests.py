@@ -382,6 +382,7 @@ def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
         top_p=_optional(body, "top_p", float),
         stop=_read_stop(body),
         reasoning_effort=_read_effort(body),
+        reasoning_summary=_read_summary(body),
         parallel_tool_calls=None if one_by_one is None else not one_by_one,
         user=_optional(metadata, "user_id", str, "metadata"),
     )
@@ -416,3 +417,10 @@ def _read_effort(body: Json) -> str | None:
         case other:
             known = ("enabled", "adaptive", "between_tools", "disabled")
             raise _unknown("thinking.type", other, known)
+
+
+def _read_summary(body: Json) -> str | None:
+    """Thinking that was asked for is shown, unless it is to be left out."""
+    thinking = _optional(body, "thinking", dict) or {}
+    is_shown = thinking.get("type", "disabled") != "disabled"
+    return "auto" if is_shown and thinking.get("display") != "omitted" else None

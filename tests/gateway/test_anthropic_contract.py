@@ -56,7 +56,16 @@ COUNTS = [one for one in RECORDINGS if one.kind == "answer" and "content" not in
 ERRORS_INSIDE = [one for one in STREAMS if "/errors/" in one.name]
 WHOLE_STREAMS = [one for one in STREAMS if one not in ERRORS_INSIDE]
 REQUESTS = [one for one in RECORDINGS if one.request is not None]
-OTHER_STREAMS = [one for one in ALL if one.kind == "stream"]
+FOLDERS = {"openai_responses": "openai-responses", "gemini": "gemini"}
+OTHER_STREAMS = [
+    *[("openai_chat", one) for one in ALL if one.kind == "stream"],
+    *[
+        (dialect, one)
+        for dialect, folder in FOLDERS.items()
+        for one in of_folder(folder)
+        if one.kind == "stream" and dialect in UPSTREAM_DIALECTS
+    ],
+]
 
 
 def each(recordings: Iterable[Recording]) -> Any:
@@ -442,12 +451,25 @@ def test_a_recorded_request_is_read_and_written_with_the_same_meaning(
         return
     request = CLIENT.read_request(body)
     written = UPSTREAM.write_request(request, Target(body["model"], 0))
-    REQUEST.validate_python(written)
+    check_request(written)
     assert meaning(written) == meaning(body)
     assert pickle.dumps(body) == before
     prepared = UPSTREAM.prepare_pass_through(body, Target("upstream", 0), is_stream=True)
     assert prepared == {**body, "model": "upstream"}
     assert pickle.dumps(body) == before
+
+
+def check_request(written: Json) -> None:
+    """The SDK's own types accept it; iterables are validated only as they are consumed."""
+    consume(REQUEST.validate_python(written))
+
+
+def consume(value: Any) -> None:
+    if isinstance(value, dict):
+        value = value.values()
+    if not isinstance(value, str | bytes) and isinstance(value, Iterable):
+        for item in value:
+            consume(item)
 
 
 def meaning(body: Json) -> Json:
@@ -521,11 +543,13 @@ def meaning_of_block(block: Json, role: str) -> Json:
 # --- what other providers say ----------------------------------------------------------------
 
 
-@each(OTHER_STREAMS)
+@pytest.mark.parametrize(
+    ("dialect", "recording"), [pytest.param(*one, id=one[1].name) for one in OTHER_STREAMS]
+)
 def test_what_other_providers_say_is_told_in_the_grammar_of_this_wire(
-    recording: Recording,
+    dialect: str, recording: Recording
 ) -> None:
-    decoder = UPSTREAM_DIALECTS["openai_chat"].stream_decoder()
+    decoder = UPSTREAM_DIALECTS[dialect].stream_decoder()
     events = decoder.feed(recording.stream)
     if any(isinstance(event, Failed) for event in events):
         return
