@@ -4,7 +4,7 @@ A dialect may play two roles: client side (read a request, write an answer) and 
 (write a request, read an answer). It must not know who hosts it, the clock or the network.
 """
 
-from gateway.dialects import anthropic, openai_chat, openai_responses
+from gateway.dialects import anthropic, gemini, openai_chat, openai_responses
 from gateway.dialects.base import ClientDialect, UpstreamDialect
 
 CLIENT_DIALECTS: dict[str, ClientDialect] = {
@@ -13,6 +13,7 @@ CLIENT_DIALECTS: dict[str, ClientDialect] = {
         openai_chat.ChatClient(),
         openai_responses.ResponsesClient(),
         anthropic.AnthropicClient(),
+        gemini.GeminiClient(),
     )
 }
 UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {
@@ -21,5 +22,6 @@ UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {
         openai_chat.ChatUpstream(),
         openai_responses.ResponsesUpstream(),
         anthropic.AnthropicUpstream(),
+        gemini.GeminiUpstream(),
     )
 }

@@ -1,0 +1,280 @@
+"""Every client's wire to every provider's wire, through the running AI API."""
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from asgiref.sync import sync_to_async
+from django.db import connection
+
+from billing.models import UsageRecord
+from gateway.app import GatewayApp
+from tests import factories
+from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant, make_tenant
+from tests.recordings import FOLDER
+
+pytestmark = pytest.mark.usefixtures("transactional_db")
+
+MODELS = {
+    "openai_chat": ("gpt-4o", "openai", ""),
+    "openai_responses": ("gpt-5.2-codex", "openai", "openai_responses"),
+    "anthropic": ("claude-sonnet-4.5", "anthropic", ""),
+    "gemini": ("gemini-3-flash", "google", ""),
+}
+
+
+def sse(*messages: tuple[str, Any]) -> bytes:
+    return b"".join(
+        (f"event: {event}\n" if event else "").encode()
+        + b"data: "
+        + (data if isinstance(data, bytes) else json.dumps(data).encode())
+        + b"\n\n"
+        for event, data in messages
+    )
+
+
+def _chat(delta: Any, finish: str | None = None) -> Any:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+
+
+STREAMS = {
+    "openai_chat": sse(
+        ("", _chat({"role": "assistant", "content": ""})),
+        ("", _chat({"content": "Hello "})),
+        ("", _chat({"content": "world"})),
+        ("", _chat({}, "stop")),
+        ("", {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [],
+              "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}}),
+        ("", b"[DONE]"),
+    ),
+    "anthropic": sse(
+        ("message_start", {"type": "message_start", "message": {
+            "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],
+            "stop_reason": None, "stop_sequence": None,
+            "usage": {"input_tokens": 12, "output_tokens": 1}}}),
+        ("content_block_start", {"type": "content_block_start", "index": 0,
+                                 "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"type": "content_block_delta", "index": 0,
+                                 "delta": {"type": "text_delta", "text": "Hello "}}),
+        ("content_block_delta", {"type": "content_block_delta", "index": 0,
+                                 "delta": {"type": "text_delta", "text": "world"}}),
+        ("content_block_stop", {"type": "content_block_stop", "index": 0}),
+        ("message_delta", {"type": "message_delta",
+                           "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                           "usage": {"output_tokens": 5}}),
+        ("message_stop", {"type": "message_stop"}),
+    ),
+    "gemini": sse(
+        ("", {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hello "}]}}],
+              "usageMetadata": {"promptTokenCount": 12}, "modelVersion": "m", "responseId": "r"}),
+        ("", {"candidates": [{"content": {"role": "model", "parts": [{"text": "world"}]},
+                              "finishReason": "STOP"}],
+              "usageMetadata": {"promptTokenCount": 12, "candidatesTokenCount": 5,
+                                "totalTokenCount": 17},
+              "modelVersion": "m", "responseId": "r"}),
+    ),
+}  # fmt: skip
+
+
+def responses_stream() -> bytes:
+    """A recorded stream of OpenAI's own, whose text and usage the test reads from it."""
+    folder = FOLDER / "openai-responses" / "streaming-text"
+    for path in sorted(folder.glob("*.json")):
+        recording = json.loads(path.read_text())
+        text = recording.get("response_text") or ""
+        if "response.completed" in text:
+            return str(text).encode()
+    raise AssertionError("No recorded stream is whole.")
+
+
+STREAMS["openai_responses"] = responses_stream()
+
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai_chat": (
+        "/chat/completions",
+        {"messages": [{"role": "user", "content": "Hi"}], "stream": True},
+    ),
+    "openai_responses": ("/responses", {"input": "Hi", "stream": True}),
+    "anthropic": (
+        "/messages",
+        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 64, "stream": True},
+    ),
+    "gemini": ("", {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}),
+}
+
+
+def _add_models() -> Tenant:
+    for name, provider, dialect in MODELS.values():
+        route = factories.make_route(public_name=name, provider=provider)
+        route.dialect = dialect
+        route.save()
+        factories.make_price(provider=provider, model=name)
+    tenant = make_tenant()
+    connection.close()
+    return tenant
+
+
+@pytest.fixture
+async def tenant() -> Tenant:
+    return await sync_to_async(_add_models)()
+
+
+@pytest.fixture
+def api(settings: Any, provider: Provider, app: GatewayApp, tenant: Tenant) -> ApiClient:
+    known = {"base_url": provider.base_url, "api_key": "sk-provider-secret-0123456789"}
+    settings.PROVIDER_ENVIRONMENT = dict.fromkeys(("openai", "anthropic", "google"), known)
+    return ApiClient(app, tenant.key)
+
+
+async def ask(api: ApiClient, client: str, model: str) -> Answer:
+    path, body = REQUESTS[client]
+    if client == "gemini":
+        return await api.call(f"/api/ai/v1beta/models/{model}:streamGenerateContent", body)
+    return await api.call(path, {**body, "model": model})
+
+
+def text_of(client: str, answer: Answer) -> str:
+    """The text a client of this wire puts together."""
+    texts = []
+    for block in answer.body.decode().replace("\r\n", "\n").split("\n\n"):
+        data = block.partition("data: ")[2]
+        if not data or data == "[DONE]":
+            continue
+        message = json.loads(data)
+        if client == "openai_chat":
+            texts += [one["delta"].get("content") or "" for one in message["choices"]]
+        elif client == "openai_responses" and message["type"] == "response.output_text.delta":
+            texts.append(message["delta"])
+        elif client == "anthropic" and message["type"] == "content_block_delta":
+            texts.append(message["delta"].get("text", ""))
+        elif client == "gemini":
+            for candidate in message.get("candidates", []):
+                parts = candidate.get("content", {}).get("parts", [])
+                texts += [part.get("text", "") for part in parts]
+    return "".join(texts)
+
+
+@pytest.mark.parametrize("upstream", list(MODELS))
+@pytest.mark.parametrize("client", list(REQUESTS))
+async def test_a_stream_crosses_from_any_wire_to_any_other(
+    api: ApiClient, provider: Provider, tenant: Tenant, client: str, upstream: str
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked = provider.requests[-1]
+        # OpenAI speaks both of its wires: a Responses client is forwarded in its own.
+        spoken = "openai_responses" if "input" in asked else upstream
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(STREAMS[spoken])
+        return response
+
+    provider.handler = handler
+    answer = await ask(api, client, MODELS[upstream][0])
+    assert answer.status == 200, answer.body
+    text = text_of(client, answer)
+    record = await UsageRecord.objects.aget(organization=tenant.organization)
+    assert record.status == UsageRecord.Status.FINISHED, (record.error_code, answer.body)
+    assert record.usage_source == UsageRecord.Source.PROVIDER
+    assert record.cost_nanos > 0
+    is_responses = upstream == "openai_responses" or (client, upstream) == (
+        "openai_responses",
+        "openai_chat",
+    )
+    if is_responses:
+        assert text
+    else:
+        assert text == "Hello world"
+        assert (record.input_tokens, record.output_tokens) == (12, 5)
+
+
+@pytest.mark.parametrize("client", list(REQUESTS))
+async def test_an_error_before_the_stream_has_the_clients_shape(
+    api: ApiClient, client: str
+) -> None:
+    answer = await ask(api, client, "no-such-model")
+    assert answer.status in (400, 404)
+    error = answer.json["error"]
+    if client == "gemini":
+        assert error["status"] == "NOT_FOUND"
+    elif client == "anthropic":
+        assert answer.json["type"] == "error"
+        assert error["type"] == "not_found_error"
+    else:
+        assert error["code"] == "model_not_found"
+
+
+async def test_responses_are_kept_read_continued_and_deleted(
+    api: ApiClient, provider: Provider, app: GatewayApp
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(STREAMS["anthropic"])
+        return response
+
+    provider.handler = handler
+    first = await ask(api, "openai_responses", "claude-sonnet-4.5")
+    completed = json.loads(first.body.decode().rstrip().rpartition("data: ")[2])
+    kept = completed["response"]
+    assert kept["status"] == "completed"
+
+    read = await api.call(f"/responses/{kept['id']}", method="GET")
+    assert read.json["output"] == kept["output"]
+    items = await api.call(f"/responses/{kept['id']}/input_items", method="GET")
+    assert items.json["data"][0]["content"][0]["text"] == "Hi"
+
+    body = {
+        "model": "claude-sonnet-4.5",
+        "stream": True,
+        "input": [
+            {"type": "item_reference", "id": kept["output"][0]["id"]},
+            {"role": "user", "content": "Again"},
+        ],
+    }
+    assert (await api.call("/responses", body)).status == 200
+    asked = provider.requests[-1]["messages"]
+    assert [turn["role"] for turn in asked] == ["assistant", "user"]
+    assert "Hello world" in json.dumps(asked[0])
+
+    body = {**body, "input": "And now?", "previous_response_id": kept["id"]}
+    assert (await api.call("/responses", body)).status == 200
+    asked = provider.requests[-1]["messages"]
+    assert [turn["role"] for turn in asked] == ["user", "assistant", "user"]
+
+    stranger = ApiClient(app, (await sync_to_async(_stranger)()).key)
+    assert (await stranger.call(f"/responses/{kept['id']}", method="GET")).status == 404
+    assert (await stranger.call("/responses", body)).status == 404
+
+    deleted = await api.call(f"/responses/{kept['id']}", method="DELETE")
+    assert deleted.json == {"id": kept["id"], "object": "response", "deleted": True}
+    assert (await api.call(f"/responses/{kept['id']}", method="GET")).status == 404
+    assert (await api.call("/responses", body)).status == 404
+
+
+def _stranger() -> Tenant:
+    tenant = make_tenant()
+    connection.close()
+    return tenant
+
+
+async def test_store_false_keeps_nothing(api: ApiClient, provider: Provider) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(STREAMS["anthropic"])
+        return response
+
+    provider.handler = handler
+    body = {"model": "claude-sonnet-4.5", "stream": True, "input": "Hi", "store": False}
+    answer = await api.call("/responses", body)
+    kept = json.loads(answer.body.decode().rstrip().rpartition("data: ")[2])["response"]
+    assert (await api.call(f"/responses/{kept['id']}", method="GET")).status == 404
+
+
+async def test_a_key_in_the_url_is_refused(api: ApiClient, tenant: Tenant) -> None:
+    path = "/api/ai/v1beta/models/gemini-3-flash:generateContent"
+    answer = await api.call(path, REQUESTS["gemini"][1], key="", query=f"key={tenant.key}".encode())
+    assert answer.status == 400
+    assert "header" in answer.json["error"]["message"]
