@@ -151,6 +151,8 @@ def _rates(name: str, prices: ModelPrice) -> Rates:
         for bucket, key in BUCKETS.items()
         if (price := getattr(prices, key)) is not None
     }
+    if "embedding" in name:
+        rates.setdefault("output", [_tier(0, 0)])  # such a model writes no tokens
     if missing := {"input", "output"} - rates.keys():
         raise UnableToPrice(f"{name} has no price for {' and '.join(sorted(missing))} tokens.")
     return rates

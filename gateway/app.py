@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from billing import metering
-from gateway import endpoints, refusals
+from gateway import embeddings, endpoints, refusals
 from gateway.breakers import Breakers
 from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import ClientGone, Exchange, Receive, Scope, Send
@@ -46,6 +46,7 @@ FIXED: dict[str, dict[str, Handler]] = {
     f"{BASE}/responses": {"POST": _generation("openai_responses", "responses")},
     f"{BASE}/messages": {"POST": _generation("anthropic", "messages")},
     f"{BASE}/messages/count_tokens": {"POST": endpoints.count_tokens},
+    f"{BASE}/embeddings": {"POST": embeddings.serve_embeddings},
     f"{BASE}/models": {"GET": endpoints.list_models},
     f"{GEMINI_BASE}/models": {"GET": endpoints.list_gemini_models},
 }

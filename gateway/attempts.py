@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,8 +16,8 @@ from billing.models import UsageRecord
 from gateway import refusals
 from gateway.breakers import Breakers
 from gateway.catalog import Candidate
+from gateway.dialects.base import UpstreamDialect
 from gateway.refusals import Refusal
-from gateway.translation import Translation
 from gateway.upstream import ERROR_BYTES_MAX, Answer, Connections, UnableToReach, UpstreamCut
 
 log = structlog.get_logger(__name__)
@@ -43,9 +43,21 @@ class AttemptFailed(Exception):
         self.code = code
 
 
+class Written(Protocol):
+    """A request that can be written for a candidate; Translation is one."""
+
+    def write(self, candidate: Candidate) -> bytes:
+        """The provider's request body. Raises Refusal."""
+        ...
+
+    def wire(self, candidate: Candidate) -> UpstreamDialect:
+        """The dialect this candidate is called in."""
+        ...
+
+
 async def send(
     connections: Connections,
-    translation: Translation,
+    translation: Written,
     candidate: Candidate,
     path: str,
     *,
@@ -75,7 +87,7 @@ async def send(
 
 
 async def _read_failure(
-    translation: Translation, candidate: Candidate, answer: Answer
+    translation: Written, candidate: Candidate, answer: Answer
 ) -> AttemptFailed:
     body = await answer.read_start(ERROR_BYTES_MAX)
     secrets = [candidate.upstream.api_key] if candidate.upstream else []

@@ -123,6 +123,8 @@ DAY_ONE: tuple[Entry, ...] = (
         (*_VISION, "reasoning"),
         ("claude-opus-4-5",),
     ),
+    Entry("text-embedding-3-small", "openai", "text-embedding-3-small", 8_191, 0, (EMBEDDINGS,)),
+    Entry("text-embedding-3-large", "openai", "text-embedding-3-large", 8_191, 0, (EMBEDDINGS,)),
     Entry("smollm2-135m", "local", "smollm2-135m", 8_192, 2_048, (CHAT,)),
 )
 

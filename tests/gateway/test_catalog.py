@@ -32,6 +32,8 @@ def test_the_day_one_models_are_seeded_with_prices() -> None:
         "claude-sonnet-4.5",
         "claude-opus-4.5",
         "smollm2-135m",
+        "text-embedding-3-small",
+        "text-embedding-3-large",
     }
     models = catalog.load(at=timezone.now()).models()
     assert [model.public_name for model in models] == sorted(row.public_name for row in added)
