@@ -15,6 +15,7 @@ from django.urls import reverse_lazy
 
 from config import env
 from config.logging import LOGGING as LOGGING
+from gateway.providers import PROVIDERS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("DATA_DIR", str(BASE_DIR / ".data"))).resolve()
@@ -254,7 +255,7 @@ PROVIDER_ENVIRONMENT = {
         "base_url": env.text(f"PROVIDER_{name.upper()}_BASE_URL").rstrip("/"),
         "api_key": env.text(f"PROVIDER_{name.upper()}_API_KEY"),
     }
-    for name in ("openai", "anthropic", "google", "local")
+    for name in PROVIDERS
 }
 AI_BODY_BYTES_MAX = 20 * 1024 * 1024
 API_BODY_BYTES_MAX = 1024 * 1024
