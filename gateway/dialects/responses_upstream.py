@@ -191,44 +191,32 @@ def _write_assistant(parts: tuple[Part, ...]) -> list[Json]:
     """Items in order. OpenAI refuses reasoning without the item that followed it."""
     items: list[Json] = []
     thoughts: list[Json] = []
-    texts: list[Text | RefusalText] = []
-
-    def flush() -> None:
-        if texts:
-            items.append(_write_message(tuple(texts)))
-            texts.clear()
-
     for part in parts:
-        match part:
-            case Reasoning():
-                flush()
-                thoughts.extend(_write_reasoning(part))
-            case Text() | RefusalText():
-                items.extend(thoughts)
-                thoughts.clear()
-                texts.append(part)
-            case ToolCall():
-                flush()
-                items.extend(thoughts)
-                thoughts.clear()
-                items.append(_write_call(part))
-            case _:
-                flush()
-                items.append(_write_foreign(part))
-    flush()
+        if isinstance(part, Reasoning):
+            thoughts.extend(_write_reasoning(part))
+            continue
+        items.extend(thoughts)
+        thoughts.clear()
+        items.append(_write_own(part))
     return items
 
 
-def _write_message(texts: tuple[Text | RefusalText, ...]) -> Json:
-    if len(texts) == 1 and isinstance(texts[0], Text):
-        return {"role": "assistant", "content": texts[0].text}
-    content = [
-        {"type": "output_text", "text": part.text}
-        if isinstance(part, Text)
-        else {"type": "refusal", "refusal": part.text}
-        for part in texts
-    ]
-    return {"role": "assistant", "content": content}
+def _write_own(part: Part) -> Json:
+    """A part of the model's own turn; an image it made, this wire takes from a user only."""
+    match part:
+        case Text(text=text):
+            return {"role": "assistant", "content": text}
+        case RefusalText(text=text):
+            return {"role": "assistant", "content": [{"type": "refusal", "refusal": text}]}
+        case ToolCall():
+            return {
+                "type": "function_call",
+                "call_id": part.call_id,
+                "name": part.name,
+                "arguments": part.arguments,
+            }
+        case _:
+            return {"role": "user", "content": [_write_part(part)]}
 
 
 def _write_reasoning(part: Reasoning) -> list[Json]:
@@ -240,20 +228,6 @@ def _write_reasoning(part: Reasoning) -> list[Json]:
     if part.item_id:
         item["id"] = part.item_id
     return [item]
-
-
-def _write_call(part: ToolCall) -> Json:
-    return {
-        "type": "function_call",
-        "call_id": part.call_id,
-        "name": part.name,
-        "arguments": part.arguments,
-    }
-
-
-def _write_foreign(part: Part) -> Json:
-    """An image the model made, which this wire takes from a user only."""
-    return {"role": "user", "content": [_write_part(part)]}
 
 
 def _write_result(result: ToolResult) -> Json:
