@@ -257,6 +257,10 @@ PROVIDER_ENVIRONMENT = {
     }
     for name in PROVIDERS
 }
+# A local server that answers in the place of providers without a key; `STANDINS=on make run`
+# starts one.
+STANDINS = env.flag("STANDINS", default=False)
+STANDIN_URL = env.text("STANDIN_URL").rstrip("/")
 AI_BODY_BYTES_MAX = 20 * 1024 * 1024
 API_BODY_BYTES_MAX = 1024 * 1024
 

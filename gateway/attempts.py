@@ -160,7 +160,7 @@ def _note(
 ) -> None:
     noted.append(
         {
-            "provider": candidate.provider.name,
+            "provider": candidate.served_by,
             "model": candidate.upstream_name,
             "outcome": failed.code or failed.status,
             "duration_ms": round((time.monotonic() - began_at) * 1000),

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 CHAT = "chat"
 EMBEDDINGS = "embeddings"
+LOCAL_MODEL = ("local", "smollm2-135m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class Candidate:
     output_tokens_max: int
     capabilities: frozenset[str]
     created_at: int
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether a stand-in answers in the provider's place."""
+        return self.upstream is not None and self.upstream.is_standin
+
+    @property
+    def served_by(self) -> str:
+        """Who answers, for records: never the provider's own name for a stand-in."""
+        return f"{self.provider.name}-standin" if self.is_standin else self.provider.name
 
     def dialect_for(self, client: str) -> str:
         """The wire to call it in: the client's own where the provider speaks it."""
@@ -158,15 +169,16 @@ def load(*, at: datetime) -> Catalog:
     by_name: dict[str, list[Candidate]] = {}
     routes = ModelRoute.objects.filter(is_active=True, provider__in=PROVIDERS)
     for route in routes.order_by("position", "-weight", "id"):
+        upstream = upstreams.get(route.provider)
         candidate = Candidate(
             public_name=route.public_name,
             provider=PROVIDERS[route.provider],
-            upstream=upstreams.get(route.provider),
+            upstream=upstream,
             upstream_name=route.upstream_name,
             dialects=(route.dialect,) if route.dialect else PROVIDERS[route.provider].dialects,
             weight=route.weight,
             position=route.position,
-            price=_price(route, at=at),
+            price=_price(*_priced_as(route, upstream), at=at),
             context_tokens_max=route.context_tokens_max,
             output_tokens_max=route.output_tokens_max,
             capabilities=frozenset(route.capabilities),
@@ -177,9 +189,16 @@ def load(*, at: datetime) -> Catalog:
     return Catalog({name: tuple(rows) for name, rows in by_name.items()})
 
 
-def _price(route: ModelRoute, *, at: datetime) -> Price | None:
+def _priced_as(route: ModelRoute, upstream: Upstream | None) -> tuple[str, str]:
+    """Whose price applies: what the local model says in a provider's place costs as the local."""
+    if upstream is not None and upstream.is_standin:
+        return LOCAL_MODEL
+    return route.provider, route.upstream_name
+
+
+def _price(provider: str, model: str, *, at: datetime) -> Price | None:
     """The price in force, if it covers what every call uses; a call it cannot bill is not made."""
-    version = prices.current(route.provider, route.upstream_name, at=at)
+    version = prices.current(provider, model, at=at)
     if version is None:
         return None
     try:
@@ -187,6 +206,6 @@ def _price(route: ModelRoute, *, at: datetime) -> Price | None:
         price.nanos_per_million("input", 0)
         price.nanos_per_million("output", 0)
     except (UnpricedBucket, AttributeError, KeyError, TypeError, ValueError):
-        log.exception("a price is unusable", route=str(route), price_version=version.pk)
+        log.exception("a price is unusable", model=model, price_version=version.pk)
         return None
     return price

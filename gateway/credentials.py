@@ -12,6 +12,9 @@ from gateway.models import ProviderCredential
 from gateway.providers import PROVIDERS, AuthStyle, Provider
 from orgs import vault
 
+# What stand-ins take for a key: they run on loopback and cost nothing.
+STANDIN_KEY = "stand-in"
+
 log = structlog.get_logger(__name__)
 
 
@@ -22,6 +25,8 @@ class Upstream:
     provider: Provider
     base_url: str
     api_key: str = field(repr=False)
+    # A local server that speaks the provider's wire and answers with the local model.
+    is_standin: bool = False
 
     def headers(self) -> dict[str, str]:
         """The headers this provider wants, its authentication among them."""
@@ -53,7 +58,11 @@ def configured() -> dict[str, Upstream]:
     found = {}
     for name, provider in PROVIDERS.items():
         try:
-            upstream = _from_row(provider, rows.get(name)) or _from_environment(provider)
+            upstream = (
+                _from_row(provider, rows.get(name))
+                or _from_environment(provider)
+                or _standin(provider)
+            )
         except vault.UnableToDecrypt as error:
             log.error("a credential is unreadable", provider=name, reason=str(error))
             continue
@@ -79,3 +88,11 @@ def _usable(provider: Provider, base_url: str, api_key: str) -> Upstream | None:
     if not base_url or (provider.needs_key and not api_key):
         return None
     return Upstream(provider, base_url.rstrip("/"), api_key)
+
+
+def _standin(provider: Provider) -> Upstream | None:
+    """The stand-in for a provider without a key, when one runs (`STANDIN_URL`)."""
+    if not settings.STANDIN_URL or not provider.needs_key:
+        return None
+    version = "v1beta" if "gemini" in provider.dialects else "v1"
+    return Upstream(provider, f"{settings.STANDIN_URL}/{version}", STANDIN_KEY, is_standin=True)

@@ -76,6 +76,8 @@ def describe_model(candidate: Candidate) -> dict[str, Any]:
         status = "provider_not_configured"
     elif candidate.price is None:
         status = "model_not_priced"
+    elif candidate.is_standin:
+        status = "stand_in"
     return {
         "id": candidate.public_name,
         "object": "model",

@@ -165,7 +165,7 @@ class Run:
         opening, candidate = self.call.opening, self.candidate
         if candidate.price is None or candidate.price is opening.price:
             return None
-        return Served(candidate.provider.name, candidate.upstream_name, candidate.price)
+        return Served(candidate.served_by, candidate.upstream_name, candidate.price)
 
     async def settle(self) -> None:
         """Settle, and wait until it is durable. Returns at once the second time.
@@ -275,7 +275,7 @@ def open_call(
         endpoint=endpoint,
         is_stream=inspection.is_stream,
         model_requested=inspection.model,
-        provider=first.provider.name,
+        provider=first.served_by,
         upstream_model=first.upstream_name,
         price=first.price,
         hold_nanos=max(_worst_case(row, inspection, input_tokens_max) for row in candidates),

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from billing.models import PriceVersion
 from gateway import catalog
+from gateway.endpoints import describe_model
 from gateway.models import ModelRoute
 from tests import factories
 
@@ -135,3 +136,14 @@ def test_a_route_of_a_provider_that_is_gone_spares_the_others() -> None:
     factories.make_route()
     loaded = catalog.load(at=NOW)
     assert set(loaded.by_name) == {"smollm2-135m"}
+
+
+def test_a_stand_in_is_named_as_one_and_costs_what_the_local_model_does(settings: Any) -> None:
+    settings.STANDIN_URL = "http://127.0.0.1:9"
+    settings.PROVIDER_ENVIRONMENT = {}
+    catalog.seed(at=NOW)
+    (served,) = catalog.load(at=timezone.now()).by_name["claude-opus-4.5"]
+    assert (served.is_standin, served.served_by) == (True, "anthropic-standin")
+    assert served.price is not None
+    assert served.price.nanos_per_million("output", 0) == 40_000_000
+    assert describe_model(served)["status"] == "stand_in"

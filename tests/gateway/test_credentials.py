@@ -88,3 +88,14 @@ def test_headers_follow_the_provider() -> None:
     assert headers("openai") == {"authorization": "Bearer sk-1"}
     assert headers("anthropic") == {"x-api-key": "sk-1", "anthropic-version": "2023-06-01"}
     assert headers("google") == {"x-goog-api-key": "sk-1"}
+
+
+def test_a_stand_in_takes_the_place_of_a_provider_without_a_key(settings: Any) -> None:
+    settings.STANDIN_URL = "http://127.0.0.1:9"
+    settings.PROVIDER_ENVIRONMENT = {"openai": {"base_url": "", "api_key": "sk-real"}}
+    configured = credentials.configured()
+    assert not configured["openai"].is_standin
+    assert configured["anthropic"].is_standin
+    assert configured["anthropic"].base_url == "http://127.0.0.1:9/v1"
+    assert configured["google"].base_url == "http://127.0.0.1:9/v1beta"
+    assert "local" not in configured, "the local model is real or absent"

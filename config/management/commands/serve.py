@@ -60,11 +60,18 @@ class Command(BaseCommand):
     def _start(self, supervisor: Supervisor) -> demo.Demo:
         """Start every process; the local model loads while the database is prepared."""
         web_environment = {"DATA_DIR": str(settings.DATA_DIR)}
-        if not settings.PROVIDER_ENVIRONMENT["local"]["base_url"]:
+        local_url = settings.PROVIDER_ENVIRONMENT["local"]["base_url"]
+        if not local_url:
             port = _free_port()
+            local_url = f"http://127.0.0.1:{port}/v1"
             self._say("Loading the local model.")
             supervisor.add(_local_model(port))
-            web_environment["PROVIDER_LOCAL_BASE_URL"] = f"http://127.0.0.1:{port}/v1"
+            web_environment["PROVIDER_LOCAL_BASE_URL"] = local_url
+        if settings.STANDINS:
+            port = _free_port()
+            self._say("Starting stand-ins for providers without a key.")
+            supervisor.add(_standins(port, local_url))
+            web_environment["STANDIN_URL"] = f"http://127.0.0.1:{port}"
         self._say("Preparing the database.")
         call_command("migrate", verbosity=0, interactive=False)
         seeded = demo.seed(at=timezone.now(), say=self._say)
@@ -171,6 +178,11 @@ def _facts(seeded: demo.Demo) -> dict[str, Any]:
 def _local_model(port: int) -> Child:
     command = [sys.executable, "-m", "gateway.localmodel", "--port", str(port)]
     return Child("The local model", command)
+
+
+def _standins(port: int, local_url: str) -> Child:
+    command = [sys.executable, "-m", "gateway.standin", "--port", str(port)]
+    return Child("The stand-ins", [*command, "--model-url", local_url])
 
 
 def _web(environment: dict[str, str]) -> Child:
