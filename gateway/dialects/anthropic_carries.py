@@ -37,7 +37,7 @@ def read_signature(signature: str) -> tuple[Carry | None, str]:
         sealed = orjson.loads(base64.urlsafe_b64decode(signature.removeprefix(PREFIX)))
     except (ValueError, binascii.Error):
         return None, REASONING
-    if not (isinstance(sealed, list) and len(sealed) == 4):
+    if not (isinstance(sealed, list) and [type(item) for item in sealed] == [str] * 4):
         return None, REASONING
-    kind, data, model, place = (str(item) for item in sealed)
+    kind, data, model, place = sealed
     return Carry(kind, data, model), place
