@@ -5,9 +5,10 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 
-from gateway.dialects import CLIENT_DIALECTS
+from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.anthropic import AnthropicUpstream
 from gateway.dialects.anthropic_bodies import sanitize
 from gateway.dialects.base import Json, Target
@@ -31,7 +32,7 @@ from gateway.generation import (
 )
 from gateway.refusals import Refusal
 from tests.gateway.test_anthropic_contract import check_request
-from tests.recordings import ALL, Recording
+from tests.recordings import ALL, Recording, of_folder
 
 HAIKU, OPUS, OLD = "claude-haiku-4-5", "claude-opus-4-8", "claude-sonnet-4-0"
 WEATHER = Tool("weather", "Tells it.", {"type": "object", "properties": {"city": {}}})
@@ -59,21 +60,30 @@ def blocks(*parts: Part) -> Any:
     return message["content"]
 
 
-CHAT_REQUESTS = [
-    one
-    for one in ALL
-    if one.request is not None and "messages" in one.request and one.kind != "error"
+FOLDERS = {"openai_responses": "openai-responses", "gemini": "gemini"}
+FOREIGN_REQUESTS = [
+    *[("openai_chat", one) for one in ALL if one.request and "messages" in one.request],
+    *[
+        (dialect, one)
+        for dialect, folder in FOLDERS.items()
+        for one in of_folder(folder)
+        if isinstance(one.request, dict)
+    ],
 ]
+OWN_REQUESTS = [one for one in of_folder("anthropic") if "max_tokens" in (one.request or {})]
 
 
 @pytest.mark.parametrize("model", [HAIKU, OPUS])
-@pytest.mark.parametrize("recording", CHAT_REQUESTS, ids=lambda one: one.name)
-def test_every_recorded_chat_request_is_asked_in_the_sdks_types_or_refused_by_name(
-    recording: Recording, model: str
+@pytest.mark.parametrize(
+    ("dialect", "recording"), [pytest.param(*one, id=one[1].name) for one in FOREIGN_REQUESTS]
+)
+def test_every_recorded_request_is_asked_in_the_sdks_types_or_refused_by_name(
+    dialect: str, recording: Recording, model: str
 ) -> None:
-    body = recording.request
-    assert body is not None
-    request = CLIENT_DIALECTS["openai_chat"].read_request(body)
+    body = {"model": "asked", **(recording.request or {})}
+    request = read_or_none(dialect, body)
+    if request is None:  # the client's own dialect could not say it to anybody else
+        return
     written, refused = write_or_refuse(request, model)
     assert refused in REFUSED or written is not None
     if written is not None:
@@ -82,12 +92,33 @@ def test_every_recorded_chat_request_is_asked_in_the_sdks_types_or_refused_by_na
         assert all(one != other for one, other in pairwise(roles))
 
 
+@pytest.mark.parametrize("dialect", ["openai_chat", *FOLDERS])
+@pytest.mark.parametrize("recording", OWN_REQUESTS, ids=lambda one: one.name)
+def test_every_recorded_request_of_this_wire_is_asked_of_other_providers_or_refused_by_name(
+    recording: Recording, dialect: str
+) -> None:
+    request = read_or_none("anthropic", recording.request or {})
+    if request is not None:
+        written, refused = write_or_refuse(request, "other", dialect)
+        assert refused or orjson.dumps(written)
+
+
+def read_or_none(dialect: str, body: Json) -> GenerationRequest | None:
+    try:
+        return CLIENT_DIALECTS[dialect].read_request(body)
+    except Refusal:
+        return None
+
+
 REFUSED = ("n", "logprobs", "input_audio", "modalities", "web_search_options")
 
 
-def write_or_refuse(request: GenerationRequest, model: str) -> tuple[Json | None, str | None]:
+def write_or_refuse(
+    request: GenerationRequest, model: str, dialect: str = "anthropic"
+) -> tuple[Json | None, str | None]:
+    """The provider's body, or the parameter that it cannot say."""
     try:
-        return AnthropicUpstream().write_request(request, Target(model, 0)), None
+        return UPSTREAM_DIALECTS[dialect].write_request(request, Target(model, 0)), None
     except Refusal as refusal:
         return None, refusal.param
 
