@@ -203,8 +203,15 @@ class GeminiStreamDecoder:
 
 # --- forwarding ------------------------------------------------------------------------------
 
-BOUNDARY = re.compile(rb"\r?\n\r?\n")
+BOUNDARY = re.compile(rb"\n\r?\n")  # with the line end of either kind before it
 DATA_LINE = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+
+
+def _data_of(message: bytes) -> bytes:
+    """The joined `data:` lines of one message; nearly always there is one and nothing else."""
+    if message.startswith(b"data:") and message.count(b"\n") == 2:
+        return message[5:].strip()
+    return b"\n".join(DATA_LINE.findall(message.removeprefix(sse.BYTE_ORDER_MARK))).strip()
 
 
 class GeminiPassThrough:
@@ -242,7 +249,7 @@ class GeminiPassThrough:
         """What to forward of one message, and of those held before it."""
         if self.failure:
             return b""
-        data = b"\n".join(DATA_LINE.findall(message.removeprefix(sse.BYTE_ORDER_MARK))).strip()
+        data = _data_of(message)
         if not data:
             return self._pass_on(message, is_data=False)
         chunk = _read_chunk(data)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -172,8 +173,7 @@ def read(body: Json) -> GenerationRequest:
             "itself.",
         )
     conversation = Conversation()
-    for content in root.nodes("contents"):
-        conversation.read(content)
+    conversation.read(root.nodes("contents"))
     tools, choice = _read_tool_config(root.node("toolConfig"), _read_tools(root))
     config = root.node("generationConfig")
     return GenerationRequest(
@@ -207,20 +207,18 @@ class Conversation:
         self._waiting: list[ToolCall] = []
         self._calls = 0
 
-    def read(self, content: Node) -> None:
-        """One content. Raises Refusal."""
-        role_name = content.text("role") or "user"
-        role = ROLES.get(role_name)
-        if role is None:
-            raise refusals.unsupported_value(
-                content.path("role"),
-                f"Invalid value: '{role_name[:40]}'. Please use a valid role: user, model.",
-            )
-        parts = content.nodes("parts")
-        if role == "assistant":
-            self._read_own(parts)
-        else:
-            self._read_users(parts)
+    def read(self, contents: list[Node]) -> None:
+        """All contents. Raises Refusal.
+
+        google-genai keeps every message of a stream as a content of its own: those of the model
+        that follow each other are one turn.
+        """
+        for role, group in groupby(contents, _read_role):
+            if role == "assistant":
+                self._read_own([part for content in group for part in content.nodes("parts")])
+            else:
+                for content in group:
+                    self._read_users(content.nodes("parts"))
 
     def _read_users(self, nodes: list[Node]) -> None:
         """A user's content: a turn for each tool's answer, then one for everything else."""
@@ -283,6 +281,16 @@ class Conversation:
         media = tuple(_read_content(inner) for inner in node.nodes("parts"))
         kept = tuple(one for one in media if isinstance(one, Text | Image | File))
         return ToolResult(call_id, (Text(text), *kept), is_error, name)
+
+
+def _read_role(content: Node) -> Role:
+    name = content.text("role") or "user"
+    if name not in ROLES:
+        raise refusals.unsupported_value(
+            content.path("role"),
+            f"Invalid value: '{name[:40]}'. Please use a valid role: user, model.",
+        )
+    return ROLES[name]
 
 
 def _append(parts: list[Part], part: Part) -> None:
