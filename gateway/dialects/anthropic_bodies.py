@@ -73,6 +73,10 @@ def write(request: GenerationRequest, target: Target) -> Json:
         body["output_config"] = {**body.get("output_config", {}), "format": schema}
     body |= _write_sampling(request, facts, is_thinking=_is_thinking(body))
     if request.parameters.stop:
+        if any(not stop.strip() for stop in request.parameters.stop):
+            raise refusals.unsupported_value(
+                "stop", "This model does not stop at white space: use a text that has more."
+            )
         body["stop_sequences"] = list(request.parameters.stop)
     user = request.parameters.user or request.parameters.extra.get("safety_identifier")
     if isinstance(user, str) and user:
@@ -111,23 +115,25 @@ def _write_thinking(request: GenerationRequest, facts: Family, messages: list[Js
             "reasoning_effort",
             f"Invalid value: '{effort[:40]}'. Supported values are: {known}.",
         )
+    is_forced = _is_forced(request.tool_choice)
     if facts.thinking == "adaptive":
-        return _write_adaptive(effort, facts)
-    if effort == "none" or _is_forced(request.tool_choice) or _is_loop_unsigned(messages):
+        return _write_adaptive(effort, facts, is_forced=is_forced)
+    if effort == "none" or is_forced or _is_loop_unsigned(messages):
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
 
 
-def _write_adaptive(effort: str, facts: Family) -> Json:
+def _write_adaptive(effort: str, facts: Family, *, is_forced: bool) -> Json:
+    """A tool that must be called leaves whether to think to the model: the API refuses both."""
     if effort == "none":
         if facts.can_rest:
             return {"thinking": {"type": "disabled"}}
         return {"output_config": {"effort": facts.efforts[0]}}
     spoken = {"minimal": "low", "xhigh": "xhigh" if "xhigh" in facts.efforts else "max"}
-    return {
-        "thinking": {"type": "adaptive", "display": "summarized"},
-        "output_config": {"effort": spoken.get(effort, effort)},
-    }
+    written: Json = {"output_config": {"effort": spoken.get(effort, effort)}}
+    if not is_forced:
+        written["thinking"] = {"type": "adaptive", "display": "summarized"}
+    return written
 
 
 def _is_forced(choice: ToolChoice | None) -> bool:
@@ -195,7 +201,7 @@ def _split_system(request: GenerationRequest) -> tuple[list[str], list[Turn]]:
     system: list[str] = []
     while turns and turns[0].role == "system":
         parts = turns.pop(0).parts
-        system += [part.text for part in parts if isinstance(part, Text) and part.text]
+        system += [part.text for part in parts if isinstance(part, Text) and part.text.strip()]
     if not turns:  # the API wants a message
         turns, system = [Turn("user", tuple(Text(text) for text in system))], []
     if request.output_format is not None and request.output_format.kind == "json_object":
@@ -241,9 +247,10 @@ def _write_part(part: Part, turn: Turn, model: str) -> list[Json]:
     """The blocks for one part: none for empty text and other models' thoughts."""
     match part:
         case Text(text=text) | RefusalText(text=text):
-            if turn.role == "system" and text:  # later than the first message
-                text = f"<system>{text}</system>"
-            return [_text_block(text)] if text else []
+            if not text.strip():  # the API refuses blank text
+                return []
+            # Instructions later than the first message.
+            return [_text_block(f"<system>{text}</system>" if turn.role == "system" else text)]
         case Reasoning():
             return _write_reasoning(part, model)
         case ToolCall(call_id=call_id, name=name, arguments=arguments):

@@ -35,10 +35,7 @@ class Family:
 
 
 CURRENT = Family(128_000, "adaptive", EFFORTS, samples=False)
-RESTLESS = Family(128_000, "adaptive", EFFORTS, can_rest=False, samples=False)
-UNFORCEABLE = Family(
-    128_000, "adaptive", EFFORTS, can_rest=False, samples=False, can_be_forced=False
-)
+RESTLESS = Family(128_000, "adaptive", EFFORTS, can_rest=False, samples=False, can_be_forced=False)
 SPRING_2026 = Family(128_000, "adaptive", EFFORTS_2026_SPRING)
 AUTUMN_2025 = Family(64_000, "budget")
 # The longest prefix that fits decides, so a dated or newer name falls to its family.
@@ -60,9 +57,7 @@ FAMILIES = {
     "claude-opus-5": CURRENT,
     "claude-fable-5": RESTLESS,
     "claude-mythos-5": RESTLESS,
-    "claude-fable-5-1": UNFORCEABLE,
-    "claude-mythos-5-1": UNFORCEABLE,
-    "claude-mythos-preview": UNFORCEABLE,
+    "claude-mythos-preview": RESTLESS,
 }
 
 

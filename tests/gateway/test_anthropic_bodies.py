@@ -110,7 +110,7 @@ def read_or_none(dialect: str, body: Json) -> GenerationRequest | None:
         return None
 
 
-REFUSED = ("n", "logprobs", "input_audio", "modalities", "web_search_options")
+REFUSED = ("n", "stop", "logprobs", "input_audio", "modalities", "web_search_options")
 
 
 def write_or_refuse(
@@ -188,7 +188,7 @@ def test_arguments_are_an_object_whatever_the_model_wrote(arguments: str, writte
 
 
 def test_empty_text_is_left_out_and_messages_of_nothing_else_with_it() -> None:
-    said = messages(USER, Turn("assistant", (Text(""),)), Turn("user", (Text(""), Text("there"))))
+    said = messages(USER, Turn("assistant", (Text(""),)), Turn("user", (Text(" "), Text("there"))))
     assert said == [
         {
             "role": "user",
@@ -431,9 +431,17 @@ def test_a_forced_tool_is_not_asked_together_with_a_budget() -> None:
     assert written["tool_choice"] == {"type": "any"}
 
 
+def test_a_forced_tool_leaves_it_to_a_newer_model_whether_to_think() -> None:
+    parameters = Parameters(reasoning_effort="high")
+    choice = ToolChoice("required")
+    written = write(tools=(WEATHER,), tool_choice=choice, parameters=parameters, model=OPUS)
+    assert "thinking" not in written
+    assert written["output_config"] == {"effort": "high"}
+
+
 def test_a_model_that_cannot_be_forced_says_so() -> None:
     with pytest.raises(Refusal) as refusal:
-        write(tools=(WEATHER,), tool_choice=ToolChoice("required"), model="claude-fable-5-1")
+        write(tools=(WEATHER,), tool_choice=ToolChoice("required"), model="claude-fable-5")
     assert refusal.value.param == "tool_choice"
 
 
@@ -511,6 +519,7 @@ def test_schemas_lose_what_is_refused_and_tell_it_instead() -> None:
     ("parameters", "param"),
     [
         ({"choices": 2}, "n"),
+        ({"stop": ("a", "\n")}, "stop"),
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 3}, "logprobs"),
         ({"extra": {"modalities": ["text", "audio"]}}, "modalities"),
