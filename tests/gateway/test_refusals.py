@@ -139,6 +139,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.BadRequestError,
     ),
     (
+        refusals.invalid_field("max_tokens", "Field required", code="missing_required_parameter"),
+        *(400, refusals.INVALID, "missing_required_parameter", "max_tokens", {}),
+        openai.BadRequestError,
+    ),
+    (
         refusals.internal("req_1"),
         *(500, refusals.SERVER, None, None, {}),
         openai.InternalServerError,
@@ -206,6 +211,7 @@ ARGUMENTS: dict[str, Any] = {
     "missing_parameter": {"name": "messages[0].role"},
     "wrong_type": {"name": "n", "expected": "an integer", "value": "1"},
     "unsupported_value": {"name": "n", "message": "Invalid 'n'."},
+    "invalid_field": {"path": "max_tokens", "problem": "Field required"},
     "unknown_model": {"model": "gpt-0"},
     "provider_not_configured": {"model": "gpt-4o", "provider": "openai", "label": "OpenAI"},
     "endpoint_not_offered": {
