@@ -63,7 +63,10 @@ NAMED: tuple[tuple[re.Pattern[str], dict[str, Named]], ...] = (
         {"GET": endpoints.list_input_items},
     ),
 )
-GEMINI_CALL = re.compile(rf"{GEMINI_BASE}/models/([^/:]+):(generateContent|streamGenerateContent)")
+# Google's clients say v1beta or v1, by version; both mean the same here.
+GEMINI_CALL = re.compile(
+    r"/api/ai/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)"
+)
 
 
 class GatewayApp:
@@ -111,14 +114,14 @@ def _handler_for(exchange: Exchange) -> Handler:
     if methods := FIXED.get(path):
         handler: Handler = _of_method(methods, exchange.method)
         return handler
-    for pattern, named in NAMED:
-        if match := pattern.fullmatch(path):
-            return _with_name(_of_method(named, exchange.method), match.group(1))
     if match := GEMINI_CALL.fullmatch(path):
         _of_method({"POST": None}, exchange.method)
         if re.search(r"(?:^|&)key=", exchange.query):
             raise refusals.key_in_url()
         return _gemini_call(match.group(1), match.group(2) == "streamGenerateContent")
+    for pattern, named in NAMED:
+        if match := pattern.fullmatch(path):
+            return _with_name(_of_method(named, exchange.method), match.group(1))
     raise _unknown_path(exchange)
 
 
@@ -148,7 +151,7 @@ def _unknown_path(exchange: Exchange) -> Refusal:
 
 def _dialect_of(path: str) -> str:
     """Whose error shape a path's clients read."""
-    if path.startswith(GEMINI_BASE):
+    if path.startswith(GEMINI_BASE) or GEMINI_CALL.fullmatch(path):
         return "gemini"
     return "anthropic" if path.startswith(f"{BASE}/messages") else "openai_chat"
 

@@ -64,7 +64,8 @@ Source = UsageRecord.Source
 SETTLE_SECONDS_MAX = 10.0
 BYTES_PER_TOKEN = 4  # for estimates only, when a provider ended without reporting usage
 IMAGE_TOKENS_MAX = 4096
-INLINE_DATA = re.compile(rb"data:[a-zA-Z0-9.+/-]+;base64,[A-Za-z0-9+/=_-]+")
+# A JSON string of base64, as a data: URL or bare: no sentence is that long without a space.
+INLINE_DATA = re.compile(rb'"(?:data:[a-zA-Z0-9.+/-]+;base64,)?[A-Za-z0-9+/=_-]{4096,}"')
 
 
 @dataclass(slots=True)
@@ -245,7 +246,7 @@ def count_input_tokens_max(raw: bytes) -> int:
 
     Inline images and files are counted at the most an image costs, not by their base64 text.
     """
-    if b";base64," not in raw:
+    if len(raw) <= IMAGE_TOKENS_MAX:
         return len(raw)
     inline = [len(match.group()) for match in INLINE_DATA.finditer(raw)]
     return len(raw) - sum(inline) + len(inline) * IMAGE_TOKENS_MAX

@@ -10,7 +10,7 @@ import orjson
 
 from gateway import refusals
 from gateway.catalog import Candidate
-from gateway.dialects import UPSTREAM_DIALECTS
+from gateway.dialects import UPSTREAM_DIALECTS, extras
 from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
 from gateway.generation import GenerationRequest
 
@@ -55,6 +55,7 @@ class Translation:
         target = Target(candidate.upstream_name, candidate.output_tokens_max)
         wire = self.wire(candidate)
         if self.passes_through(candidate):
+            extras.refuse_unpriced(self.dialect.name, self.body)
             prepared = wire.prepare_pass_through(
                 self.body, target, is_stream=self.inspection.is_stream
             )
