@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -128,9 +128,12 @@ class Run:
         """What the provider reported, else an estimate, never above what was asked for."""
         if self.usage is not None:
             return self.usage
+        return Usage(input=self.input_tokens_estimate, output=self._relayed())
+
+    def _relayed(self) -> int:
+        """Pieces of output relayed, at most the tokens that were asked for."""
         limit = self.inspection.output_tokens_max or self.candidate.output_tokens_max
-        limit *= self.inspection.choices
-        return Usage(input=self.input_tokens_estimate, output=min(self.relayed_tokens, limit))
+        return min(self.relayed_tokens, limit * self.inspection.choices)
 
     def finish(self, status: str, http_status: int, error_code: str = "") -> None:
         """Name the ending."""
@@ -140,8 +143,12 @@ class Run:
         """The record's figures. A provider that reported nothing and sent nothing bills nothing."""
         is_whole = self.status == Status.FINISHED
         usage = self.known_usage()
-        if self.usage is not None:
-            source = Source.PROVIDER if is_whole else Source.PROVIDER_PARTIAL
+        if self.usage is not None and is_whole:
+            source = Source.PROVIDER
+        elif self.usage is not None:
+            # Reported early (Anthropic's first message says one token): what was relayed counts.
+            usage = replace(usage, output=max(usage.output, self._relayed()))
+            source = Source.PROVIDER_PARTIAL
         elif self.relayed_tokens or is_whole:
             source = Source.ESTIMATED
         else:
@@ -203,8 +210,10 @@ async def serve_generation(
     await state.restore(services.store, caller, translation, candidates)
     translation.write(candidates[0])  # what cannot be asked is refused before credit is held
     input_tokens_max = count_input_tokens_max(raw if expanded is body else orjson.dumps(expanded))
+    # Thinking budgets may have raised what the provider was asked for.
+    asked = replace(inspection, output_tokens_max=translation.output_tokens_max)
     opening = open_call(
-        exchange, caller, key_id, candidates, inspection, input_tokens_max, call_id, ask.endpoint
+        exchange, caller, key_id, candidates, asked, input_tokens_max, call_id, ask.endpoint
     )
     run = Run(
         caller=caller,
@@ -389,9 +398,11 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
     run.usage = wire.read_usage(body)
     run.model_served = str(body.get("model") or body.get("modelVersion") or "")
     run.relayed_tokens = len(raw) // BYTES_PER_TOKEN
-    result = body
-    if not run.translation.passes_through(run.candidate):
+    if run.translation.passes_through(run.candidate):
+        result = wire.amend(body, run.inspection)
+    else:
         result = _translate_answer(run, wire.read_response(body))
+    if result is not body:
         raw = orjson.dumps(result)
     run.finish(Status.FINISHED, 200)
     await _settle_and_keep(store, run, result)

@@ -14,6 +14,8 @@ from gateway.dialects import UPSTREAM_DIALECTS, extras
 from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
 from gateway.generation import GenerationRequest
 
+LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+
 
 @dataclass(slots=True)
 class Translation:
@@ -25,6 +27,7 @@ class Translation:
     _request: GenerationRequest | None = field(default=None, init=False)
     # The body written last, so that checking and sending do not write it twice.
     _written: tuple[Candidate, bytes] | None = field(default=None, init=False)
+    _written_max: int | None = field(default=None, init=False)
 
     @property
     def request(self) -> GenerationRequest:
@@ -36,6 +39,11 @@ class Translation:
     @request.setter
     def request(self, request: GenerationRequest) -> None:
         self._request = request
+
+    @property
+    def output_tokens_max(self) -> int | None:
+        """The most the provider was asked to write in the body written last, if it was limited."""
+        return self._written_max or self.inspection.output_tokens_max
 
     def wire(self, candidate: Candidate) -> UpstreamDialect:
         """The dialect this candidate is called in."""
@@ -61,7 +69,16 @@ class Translation:
             )
         else:
             prepared = wire.write_request(self.request, target)
+        self._written_max = _limit_of(prepared)
         try:
             return orjson.dumps(prepared)
         except orjson.JSONEncodeError:  # reading allows four times the depth that writing does
             raise refusals.invalid_json() from None
+
+
+def _limit_of(prepared: Json) -> int | None:
+    """The limit of output tokens in a provider's body, whatever its wire calls it."""
+    inner = prepared.get("generationConfig")
+    holder = {**prepared, **inner} if isinstance(inner, dict) else prepared
+    limits = [holder.get(name) for name in LIMIT_NAMES]
+    return max((limit for limit in limits if isinstance(limit, int)), default=None)

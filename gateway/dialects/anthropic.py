@@ -167,6 +167,10 @@ class AnthropicUpstream:
         """See UpstreamDialect."""
         return AnthropicPassThrough()
 
+    def amend(self, body: Json, inspection: Inspection) -> Json:
+        """See UpstreamDialect."""
+        return body
+
     def read_usage(self, body: Json) -> Usage | None:
         """See UpstreamDialect."""
         _refuse_error(body)

@@ -188,8 +188,12 @@ class UpstreamDialect(Protocol):
         """A new reader for one forwarded stream."""
         ...
 
+    def amend(self, body: Json, inspection: Inspection) -> Json:
+        """A whole forwarded answer with what only we can say of it; `body` itself if nothing."""
+        ...
+
     def read_usage(self, body: Json) -> Usage | None:
-        """Usage of a whole answer; None when it reports none."""
+        """Usage of a whole answer; None when it reports none. Raises UnreadableAnswer."""
         ...
 
     def read_response(self, body: Json) -> Sequence[Event]:

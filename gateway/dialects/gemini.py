@@ -105,6 +105,10 @@ class GeminiUpstream:
         """See UpstreamDialect."""
         return GeminiPassThrough(reply)
 
+    def amend(self, body: Json, inspection: Inspection) -> Json:
+        """See UpstreamDialect."""
+        return body
+
     def read_usage(self, body: Json) -> Usage | None:
         """See UpstreamDialect."""
         if body.get("error") and not body.get("candidates"):

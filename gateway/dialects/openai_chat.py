@@ -384,6 +384,10 @@ class ChatUpstream:
         """See UpstreamDialect."""
         return ChatPassThrough(wants_usage=inspection.wants_usage)
 
+    def amend(self, body: Json, inspection: Inspection) -> Json:
+        """See UpstreamDialect."""
+        return body
+
     def read_usage(self, body: Json) -> Usage | None:
         """See UpstreamDialect. OpenRouter and Azure send errors with status 200, too."""
         if body.get("error") and not body.get("choices"):

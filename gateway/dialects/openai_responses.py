@@ -17,7 +17,11 @@ from gateway.dialects import (
     responses_upstream,
 )
 from gateway.dialects.base import Inspection, Json, Reply, Target, UpstreamFailure
-from gateway.dialects.responses_events import ResponsesPassThrough, ResponsesStreamDecoder
+from gateway.dialects.responses_events import (
+    ResponsesPassThrough,
+    ResponsesStreamDecoder,
+    with_our_state,
+)
 from gateway.dialects.responses_stream import ResponsesStreamEncoder, ResponsesWriter
 from gateway.events import Event
 from gateway.generation import GenerationRequest
@@ -76,6 +80,10 @@ class ResponsesUpstream:
     def pass_through(self, inspection: Inspection, reply: Reply) -> ResponsesPassThrough:
         """See UpstreamDialect."""
         return ResponsesPassThrough(inspection, reply)
+
+    def amend(self, body: Json, inspection: Inspection) -> Json:
+        """See UpstreamDialect: state is kept here and not there."""
+        return with_our_state(body, inspection)
 
     def read_usage(self, body: Json) -> Usage | None:
         """See UpstreamDialect. Raises UnreadableAnswer for an error with status 200."""

@@ -392,8 +392,18 @@ class ResponsesStreamDecoder:
 
 # --- forwarding ------------------------------------------------------------------------------
 
+
 # What can matter. A JSON string cannot hold these bytes unescaped, so nothing a model wrote is
 # taken for an event; a match elsewhere in an event costs one parse.
+def with_our_state(response: Json, inspection: Inspection) -> Json:
+    """A provider's response object as our client should see it: its state is kept by us."""
+    return {
+        **response,
+        "store": inspection.keeps_state,
+        "previous_response_id": inspection.previous_id or None,
+    }
+
+
 NEEDS_READING = re.compile(
     rb'"response\.(?:created|completed|incomplete|failed|cancelled|output_item\.done)"'
     rb'|"type"\s*:\s*"error"|\[DONE\]'
@@ -461,11 +471,7 @@ class ResponsesPassThrough:
         """See PassThrough: the final object, with the state that is kept here and not there."""
         if self._result is None:
             return None
-        return {
-            **self._result,
-            "store": self._inspection.keeps_state,
-            "previous_response_id": self._inspection.previous_id or None,
-        }
+        return with_our_state(self._result, self._inspection)
 
     @staticmethod
     def _bounded(rest: bytes) -> bytes:

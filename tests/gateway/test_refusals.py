@@ -144,6 +144,36 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.BadRequestError,
     ),
     (
+        refusals.key_in_url(),
+        *(400, refusals.INVALID, "key_in_url", None, {}),
+        openai.BadRequestError,
+    ),
+    (
+        refusals.unknown_model_of_response("gpt-0"),
+        *(400, refusals.INVALID, "model_not_found", "model", {}),
+        openai.BadRequestError,
+    ),
+    (
+        refusals.previous_response_not_found("resp_1"),
+        *(404, refusals.INVALID, "previous_response_not_found", "previous_response_id", {}),
+        openai.NotFoundError,
+    ),
+    (
+        refusals.response_not_found("resp_1"),
+        *(404, refusals.INVALID, None, None, {}),
+        openai.NotFoundError,
+    ),
+    (
+        refusals.item_not_found("msg_1"),
+        *(404, refusals.INVALID, None, "input", {}),
+        openai.NotFoundError,
+    ),
+    (
+        refusals.unsupported_parameter("n", "Not here."),
+        *(400, refusals.INVALID, "unsupported_parameter", "n", {}),
+        openai.BadRequestError,
+    ),
+    (
         refusals.internal("req_1"),
         *(500, refusals.SERVER, None, None, {}),
         openai.InternalServerError,
@@ -230,6 +260,11 @@ ARGUMENTS: dict[str, Any] = {
         "param": "messages",
     },
     "internal": {"request_id": "req_1"},
+    "unknown_model_of_response": {"model": "gpt-0"},
+    "previous_response_not_found": {"response_id": "resp_1"},
+    "response_not_found": {"response_id": "resp_1"},
+    "item_not_found": {"item_id": "msg_1"},
+    "unsupported_parameter": {"name": "n", "message": "Not here."},
 }
 
 
