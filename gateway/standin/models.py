@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 OPENAI = re.compile(
     r"(gpt-3\.5-turbo|gpt-4|gpt-4-turbo|gpt-4o|gpt-4\.1|gpt-5(\.\d)?|o1|o3|o4)"
-    r"(-(mini|nano|pro|codex|max|chat|sol|search|preview|latest))*(-\d{4}-\d{2}-\d{2}|-\d{4})?"
+    r"(-(mini|nano|pro|codex|max|chat|sol|search|vision|preview|latest))*(-\d{4}-\d{2}-\d{2}|-\d{4})?"
 )
 OPENAI_REASONS = re.compile(r"o\d|gpt-5(?!.*-chat)")
 # From gpt-5.1 to 5.4 the main line does not reason unless asked to, and samples while it does not.
@@ -57,6 +57,13 @@ def openai_is_reasoning(model: str, effort: str | None) -> bool:
     if not openai_reasons(model) or effort == "none":
         return False
     return effort is not None or not OPENAI_RESTS.match(model)
+
+
+def openai_context(model: str) -> int:
+    """The most tokens a prompt may have."""
+    if "gpt-4.1" in model:
+        return 1_047_576
+    return 272_000 if openai_reasons(model) else 128_000
 
 
 def needs_responses(model: str) -> bool:

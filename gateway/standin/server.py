@@ -19,7 +19,7 @@ from gateway.standin.answers import Answer
 from gateway.standin.caching import Cache, count_tokens
 from gateway.standin.local import LocalModel, UnableToAskModel
 from gateway.standin.memory import Memory
-from gateway.standin.rejections import Asked, Json, Rejection, apply, objects
+from gateway.standin.rejections import Asked, Json, Rejection, Rule, apply, objects
 from gateway.standin.wires import ANTHROPIC, CHAT, GEMINI, RESPONSES, Wire
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -93,13 +93,13 @@ class Server:
     async def answer_chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
         asked = await _read(request, CHAT)
-        apply(CHAT.rules, asked)
+        _check(CHAT, CHAT.rules, asked)
         return await self._answer(request, CHAT, asked, asked.body)
 
     async def answer_response(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/responses`."""
         asked = await _read(request, RESPONSES)
-        apply(RESPONSES.rules, asked)
+        _check(RESPONSES, RESPONSES.rules, asked)
         items, previous = self._memory.items(asked.body), self._memory.previous(asked.body)
         whole = {**asked.body, "input": asked.body.get("input") or []}
         expanded = CLIENT_DIALECTS["openai_responses"].expand(whole, items, previous)
@@ -135,13 +135,13 @@ class Server:
     async def answer_message(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/messages`."""
         asked = await _read(request, ANTHROPIC)
-        apply(ANTHROPIC.rules, asked)
+        _check(ANTHROPIC, ANTHROPIC.rules, asked)
         return await self._answer(request, ANTHROPIC, asked, asked.body)
 
     async def count_message(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/messages/count_tokens`."""
         asked = await _read(request, ANTHROPIC)
-        apply(strict_anthropic.RULES_TO_COUNT, asked)
+        _check(ANTHROPIC, strict_anthropic.RULES_TO_COUNT, asked)
         body = {"input_tokens": count_tokens(asked.body)}
         return web.json_response(body, headers=ANTHROPIC.headers())
 
@@ -159,7 +159,7 @@ class Server:
             return web.json_response({"totalTokens": count_tokens(counted)})
         if method not in ("generateContent", "streamGenerateContent"):
             raise GEMINI.error(404, "", None)
-        apply(GEMINI.rules, asked)
+        _check(GEMINI, GEMINI.rules, asked)
         whole = {**asked.body, "model": model, "stream": asked.is_stream}
         return await self._answer(request, GEMINI, asked, whole)
 
@@ -254,6 +254,16 @@ async def _read(
         raise wire.error(400, NOT_JSON[wire.dialect], None)
     headers = {name.lower(): value for name, value in request.headers.items()}
     return Asked(headers, body, model or str(body.get("model", "")), is_stream)
+
+
+def _check(wire: Wire, rules: tuple[Rule, ...], asked: Asked) -> None:
+    """Raises Rejection for a request that breaks a rule, or that no rule can make sense of."""
+    try:
+        apply(rules, asked)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        # A list where an object belongs, and the like: the services say 400 to all of it.
+        message = "The request's members do not have the types they should have."
+        raise wire.error(400, message, None) from error
 
 
 NOT_JSON = {

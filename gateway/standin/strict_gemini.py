@@ -29,6 +29,7 @@ STATUSES = {
 TYPE_BASE = "type.googleapis.com/google.rpc."
 NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
 STOPS_MAX = 5
+INPUT_TOKENS_MAX = 1_048_576
 CHOICES_MAX = 8
 SEED_MAX = 2**31 - 1
 CAPITAL = re.compile(r"(?<!^)([A-Z])")
@@ -312,6 +313,16 @@ def check_contents(asked: Asked) -> None:
             _check_functions(part, f"{at}[{position}]")
 
 
+def check_length(asked: Asked) -> None:
+    """The prompt must fit the context window; counted roughly, four bytes to a token."""
+    tokens = len(str(asked.body["contents"])) // 4
+    if tokens > INPUT_TOKENS_MAX:
+        raise _refuse(
+            f"The input token count ({tokens}) exceeds the maximum number of tokens allowed "
+            f"({INPUT_TOKENS_MAX})."
+        )
+
+
 def _check_functions(part: Json, at: str) -> None:
     for kind, member in (("function_call", "args"), ("function_response", "response")):
         function = field(part, kind)
@@ -513,6 +524,7 @@ RULES = (
     check_model,
     check_schema_types,
     check_contents,
+    check_length,
     check_function_turns,
     check_tools,
     check_config,

@@ -142,12 +142,24 @@ def check_key(headers: dict[str, str], query_key: str) -> None:
             "https://platform.openai.com/account/api-keys.",
         )
     if key != KEY:
-        shown = key if len(key) < 8 else f"{key[:4]}{'*' * 8}{key[-4:]}"
+        shown = key if len(key) < 12 else f"{key[:4]}{'*' * 8}{key[-4:]}"
         raise rejection(
             401,
             f"Incorrect API key provided: {shown}. You can find your API key at "
             "https://platform.openai.com/account/api-keys.",
             code="invalid_api_key",
+        )
+
+
+def check_length(asked: Asked) -> None:
+    """The prompt must fit the context window; counted roughly, four bytes to a token."""
+    tokens, most = len(str(asked.body["messages"])) // 4, models.openai_context(asked.model)
+    if tokens > most:
+        raise refuse(
+            f"This model's maximum context length is {most} tokens. However, your messages "
+            f"resulted in {tokens} tokens. Please reduce the length of the messages.",
+            "messages",
+            "context_length_exceeded",
         )
 
 
@@ -560,6 +572,7 @@ RULES = (
     check_model,
     check_messages,
     check_tool_calls,
+    check_length,
     check_ranges,
     check_limits,
     check_reasoning,

@@ -4,6 +4,7 @@ Facts: recorded errors and errors quoted in public issues. What a request refers
 checked in memory.py, which knows what was kept.
 """
 
+import itertools
 from typing import Any
 
 from gateway.standin import models
@@ -173,10 +174,10 @@ def check_calls(asked: Asked) -> None:
             )
 
 
-def check_reasoning_items(asked: Asked) -> None:
-    """Reasoning is followed by what the model made of it, and its encrypted content is ours."""
+def check_following(asked: Asked) -> None:
+    """Reasoning is followed by what the model made of it."""
     items = objects(asked.body.get("input"))
-    for item, after in zip(items, [*items[1:], None], strict=True):
+    for item, after in itertools.zip_longest(items, items[1:]):
         if kind_of(item) != "reasoning":
             continue
         if not _follows(after, is_stored=asked.body.get("store") is not False and "id" in item):
@@ -185,7 +186,6 @@ def check_reasoning_items(asked: Asked) -> None:
                 "following item.",
                 "input",
             )
-        check_encrypted(item)
 
 
 def _follows(item: Json | None, *, is_stored: bool) -> bool:
@@ -198,18 +198,31 @@ def _follows(item: Json | None, *, is_stored: bool) -> bool:
     return not kind.endswith("_output")
 
 
-def check_encrypted(item: Json) -> None:
-    """Raises Rejection when encrypted content is not the stand-in's."""
-    content = item.get("encrypted_content")
-    if content is None:
-        return
-    verdict = examine(ENCRYPTED, "", str(content).removeprefix(OPENAI_PREFIX))
-    if verdict is not Verdict.INTACT or not str(content).startswith(OPENAI_PREFIX):
+def check_encrypted(asked: Asked) -> None:
+    """Encrypted content is the stand-in's own."""
+    for item in objects(asked.body.get("input")):
+        content = item.get("encrypted_content")
+        if kind_of(item) != "reasoning" or content is None:
+            continue
+        sealed = str(content)
+        verdict = examine(ENCRYPTED, "", sealed.removeprefix(OPENAI_PREFIX))
+        if verdict is not Verdict.INTACT or not sealed.startswith(OPENAI_PREFIX):
+            raise refuse(
+                f"The encrypted content for item {item.get('id')} could not be verified. Reason: "
+                "Encrypted content could not be decrypted or parsed.",
+                None,
+                "invalid_encrypted_content",
+            )
+
+
+def check_length(asked: Asked) -> None:
+    """The prompt must fit the context window; counted roughly, four bytes to a token."""
+    if len(str(asked.body.get("input"))) // 4 > models.openai_context(asked.model):
         raise refuse(
-            f"The encrypted content for item {item.get('id')} could not be verified. Reason: "
-            "Encrypted content could not be decrypted or parsed.",
-            None,
-            "invalid_encrypted_content",
+            "Your input exceeds the context window of this model. Please adjust your input and "
+            "try again.",
+            "input",
+            "context_length_exceeded",
         )
 
 
@@ -320,7 +333,9 @@ RULES = (
     check_model,
     check_input,
     check_calls,
-    check_reasoning_items,
+    check_following,
+    check_encrypted,
+    check_length,
     check_ranges,
     check_limits,
     check_reasoning,
