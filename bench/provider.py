@@ -1,6 +1,7 @@
 """A provider that answers at once: a bare HTTP/1.1 server on loopback, cheap enough not to count.
 
-Prints its port, then serves until killed: chat completions, whole or as a stream of 100 chunks.
+Prints its port, then serves until killed: chat completions, whole or as a stream of 100 chunks, and
+Anthropic Messages as such a stream.
 """
 
 import asyncio
@@ -55,6 +56,43 @@ STREAM_END = (
 )
 
 
+def _framed(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def _message(kind: str, **members: object) -> bytes:
+    body = json.dumps({"type": kind, **members}, separators=(",", ":"))
+    return _framed(f"event: {kind}\ndata: {body}\n\n".encode())
+
+
+MESSAGES_START = _message(
+    "message_start",
+    message={
+        "id": "msg_bench",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 20, "output_tokens": 1},
+    },
+) + _message("content_block_start", index=0, content_block={"type": "text", "text": ""})
+MESSAGES_WORD = _message(
+    "content_block_delta", index=0, delta={"type": "text_delta", "text": "word "}
+)
+MESSAGES_END = (
+    _message("content_block_stop", index=0)
+    + _message(
+        "message_delta",
+        delta={"stop_reason": "end_turn", "stop_sequence": None},
+        usage={"output_tokens": CHUNKS},
+    )
+    + _message("message_stop")
+    + b"0\r\n\r\n"
+)
+
+
 async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer requests of one kept-alive connection."""
     try:
@@ -63,11 +101,12 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
             length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             body = await reader.readexactly(length)
             if b'"stream":true' in body:
-                writer.write(STREAM_HEAD)
+                is_messages = b"/messages " in head
+                writer.write(STREAM_HEAD + (MESSAGES_START if is_messages else b""))
                 for _ in range(CHUNKS):
-                    writer.write(WORD)
+                    writer.write(MESSAGES_WORD if is_messages else WORD)
                     await asyncio.sleep(0)
-                writer.write(STREAM_END)
+                writer.write(MESSAGES_END if is_messages else STREAM_END)
             else:
                 writer.write(WHOLE)
             await writer.drain()
