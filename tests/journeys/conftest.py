@@ -111,7 +111,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory, own_database: str) -> Ite
         environment["DATABASE_URL"] = own_database
     with (data_dir / "serve.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
     facts_path = data_dir / "dev.json"
     try:

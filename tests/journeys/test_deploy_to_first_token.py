@@ -166,8 +166,8 @@ def test_openai_clients_raise_their_typed_errors(platform: Platform) -> None:
             client.chat.completions.create(model="gpt-4o", messages=_HELLO)
         assert refused.value.status_code == 503
         assert refused.value.code == "provider_not_configured"
-        with pytest.raises(openai.BadRequestError, match="not offered on"):
-            client.chat.completions.create(model="gpt-5.2-codex", messages=_HELLO)
+        with pytest.raises(openai.BadRequestError, match="Missing required parameter"):
+            client.chat.completions.create(model="smollm2-135m", messages=[{}])  # type: ignore[list-item]
     with openai.OpenAI(api_key=f"{key}x", base_url=base_url, max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError):
             stranger.models.list()
@@ -197,9 +197,7 @@ def test_models_say_which_provider_has_no_credential(platform: Platform) -> None
     }
     assert mission | {"smollm2-135m"} <= set(listed)
     assert listed["smollm2-135m"].model_dump()["status"] == "available"
-    assert all(
-        listed[name].model_dump()["status"] == "provider_not_configured" for name in mission
-    )
+    assert all(listed[name].model_dump()["status"] == "provider_not_configured" for name in mission)
     assert one.id == "claude-sonnet-4.5"
 
 
@@ -214,9 +212,7 @@ def test_models_say_which_provider_has_no_credential(platform: Platform) -> None
         ("OPTIONS", "/api/data/aigateway/provision"),
     ],
 )
-def test_browsers_get_no_cross_origin_headers(
-    platform: Platform, method: str, path: str
-) -> None:
+def test_browsers_get_no_cross_origin_headers(platform: Platform, method: str, path: str) -> None:
     headers = {
         "origin": "https://elsewhere.example",
         "access-control-request-method": "POST",
