@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from billing.pricing import Usage
+from gateway import sse
 from gateway.dialects import CLIENT_DIALECTS
 from gateway.dialects.base import Inspection, Reply, StreamEncoder
 from gateway.events import Event, UsageReported
@@ -24,7 +25,7 @@ from gateway.standin.wires import ANTHROPIC, CHAT, GEMINI, RESPONSES, Wire
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 SILENCE_SECONDS_MAX = 600
-GARBAGE = b'data: {"this is no JSON\n\n'
+GARBAGE = b'{"this is no JSON'
 SSE_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,7 +42,9 @@ def create_app(model_url: str, *, body_bytes_max: int = BODY_BYTES_MAX) -> web.A
             web.delete("/v1/responses/{id}", guard(RESPONSES, server.delete_response)),
             web.post("/v1/messages", guard(ANTHROPIC, server.answer_message)),
             web.post("/v1/messages/count_tokens", guard(ANTHROPIC, server.count_message)),
+            # Newer SDKs of Google's ask for v1, older ones and most documentation for v1beta.
             web.post("/v1beta/models/{model}:{method}", guard(GEMINI, server.answer_gemini)),
+            web.post("/v1/models/{model}:{method}", guard(GEMINI, server.answer_gemini)),
             web.get("/v1beta/models", guard(GEMINI, server.list_gemini_models)),
             web.get("/v1/models", server.list_models),
         ]
@@ -121,14 +124,17 @@ class Server:
         return web.json_response(body, headers=RESPONSES.headers())
 
     async def list_models(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/models`, for OpenAI's clients and for Anthropic's."""
-        is_anthropic = "anthropic-version" in request.headers
-        body = catalog.list_anthropic() if is_anthropic else catalog.list_openai()
+        """`GET /v1/models`: all three services have it, and their headers tell which is asked."""
+        wire, body = CHAT, catalog.list_openai()
+        if "anthropic-version" in request.headers:
+            wire, body = ANTHROPIC, catalog.list_anthropic()
+        elif "x-goog-api-key" in request.headers:
+            wire, body = GEMINI, catalog.list_gemini()
 
         async def show(_: web.Request) -> web.StreamResponse:
             return web.json_response(body)
 
-        return await guard(ANTHROPIC if is_anthropic else CHAT, show)(request)
+        return await guard(wire, show)(request)
 
     # --- Anthropic -----------------------------------------------------------------------------
 
@@ -330,7 +336,8 @@ class Stream:
                 await self._write(self._answer.wire.write_failure(self._encoder))
                 await self._response.write_eof()
             case "garbage":
-                await self._response.write(GARBAGE)
+                event = self._answer.wire.delta_event
+                await self._response.write(sse.encode(GARBAGE, event=event))
                 await self._response.write_eof()
             case "cut":
                 _abort(self._request)

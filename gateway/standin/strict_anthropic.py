@@ -16,7 +16,8 @@ from gateway.standin.signatures import Verdict, examine
 THINKING = "anthropic.thinking"
 REDACTED = "anthropic.redacted"
 INVALID = "invalid_request_error"
-VERSIONS = ("2023-06-01", "2023-01-01")
+# anthropic-python 2.12 sends the newest, other clients and the recordings the one before.
+VERSIONS = ("2026-10-21", "2023-06-01", "2023-01-01")
 TYPES_BY_STATUS = {
     400: (INVALID, "Error"),
     401: ("authentication_error", "invalid x-api-key"),
@@ -99,16 +100,16 @@ def _refuse(message: str) -> Rejection:
 
 
 def check_key(headers: dict[str, str], query_key: str) -> None:
-    """Raises Rejection without the right `x-api-key`."""
-    key = headers.get("x-api-key")
-    if key is None and "authorization" not in headers:
+    """Raises Rejection without the right key: in `x-api-key`, or bearer as newer SDKs send it."""
+    key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+    if not key:
         raise error(401, "x-api-key header is required")
     if key != KEY:
         raise error(401)
 
 
 def check_version(asked: Asked) -> None:
-    """`anthropic-version` is required, and there are two."""
+    """`anthropic-version` is required, and must be one there is."""
     version = asked.headers.get("anthropic-version")
     if version is None:
         raise _refuse("anthropic-version: header is required")

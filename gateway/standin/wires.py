@@ -31,7 +31,8 @@ def _nothing(asked: Asked, text: str) -> Carry | None:
 class Wire:
     """One provider's wire. `thinks` says none, hidden or shown; the carries what must come back.
 
-    `carry_of_reasoning` is given the reasoning's text, the other two the call's or answer's.
+    `delta_event` is how the wire names a piece of text in a stream. `carry_of_reasoning` is given
+    the reasoning's text, the other two the call's name or nothing.
     """
 
     dialect: str
@@ -46,6 +47,7 @@ class Wire:
     carry_of_call: Callable[[Asked, str], Carry | None] = _nothing
     carry_of_text: Callable[[Asked, str], Carry | None] = _nothing
     is_summary: bool = False
+    delta_event: str = ""
 
 
 # --- OpenAI ----------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ RESPONSES = Wire(
     "call_",
     carry_of_reasoning=_encrypted,
     is_summary=True,
+    delta_event="response.output_text.delta",
 )
 ANTHROPIC = Wire(
     "anthropic",
@@ -166,6 +169,7 @@ ANTHROPIC = Wire(
     _anthropic_headers,
     "toolu_01",
     carry_of_reasoning=_signed_thinking,
+    delta_event="content_block_delta",
 )
 GEMINI = Wire(
     "gemini",
