@@ -342,7 +342,7 @@ class Stream:
             case "cut":
                 _abort(self._request)
             case _:
-                await asyncio.sleep(SILENCE_SECONDS_MAX)
+                await _be_silent(self._request)
         return self._response
 
 
@@ -365,8 +365,16 @@ async def _break_whole(request: web.Request, body: bytes, *, is_cut: bool) -> we
     if is_cut:
         _abort(request)
     else:
-        await asyncio.sleep(SILENCE_SECONDS_MAX)
+        await _be_silent(request)
     return response
+
+
+async def _be_silent(request: web.Request) -> None:
+    """Send nothing until the client has gone."""
+    for _ in range(SILENCE_SECONDS_MAX):
+        if request.transport is None or request.transport.is_closing():
+            return
+        await asyncio.sleep(1)
 
 
 def _abort(request: web.Request) -> None:
