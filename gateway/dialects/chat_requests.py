@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway import refusals
+from gateway.dialects import openai_models
 from gateway.dialects.base import Inspection, Json
 from gateway.events import Carry
 from gateway.generation import (
@@ -391,14 +392,14 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
     body: Json = {
         **parameters.extra,
         "model": upstream_model,
-        "messages": [_write_turn(turn) for turn in request.turns],
+        "messages": _write_turns(request.turns, is_openai=openai_models.is_openai(upstream_model)),
     }
     if request.is_stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     if request.tools:
         body["tools"] = [_write_tool(tool) for tool in request.tools]
-    if request.tool_choice:
+    if request.tool_choice and request.tools:
         body["tool_choice"] = _write_tool_choice(request.tool_choice)
     if request.output_format:
         body["response_format"] = _write_output_format(request.output_format)
@@ -417,8 +418,37 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
         "parallel_tool_calls": parameters.parallel_tool_calls,
         "user": parameters.user,
     }
-    body.update({name: value for name, value in optional.items() if value is not None})
+    refused = openai_models.refused_parameters(upstream_model, parameters.reasoning_effort)
+    body.update(
+        {
+            name: value
+            for name, value in optional.items()
+            if value is not None and name not in refused
+        }
+    )
     return body
+
+
+def _write_turns(turns: tuple[Turn, ...], *, is_openai: bool) -> list[Json]:
+    """The messages. Images of tool results follow them as the user's: a tool can only say text."""
+    messages: list[Json] = []
+    images: list[Part] = []
+    for turn in turns:
+        if turn.role != "tool" and images:
+            messages.append({"role": "user", "content": _write_content(tuple(images))})
+            images = []
+        message = _write_turn(turn)
+        if is_openai:
+            message.pop("reasoning_content", None)  # OpenAI has no such field
+        messages.append(message)
+        images += [part for part in _result_parts(turn) if not isinstance(part, Text)]
+    if images:
+        messages.append({"role": "user", "content": _write_content(tuple(images))})
+    return messages
+
+
+def _result_parts(turn: Turn) -> tuple[Part, ...]:
+    return next((part.parts for part in turn.parts if isinstance(part, ToolResult)), ())
 
 
 def _write_turn(turn: Turn) -> Json:
@@ -428,7 +458,9 @@ def _write_turn(turn: Turn) -> Json:
     if turn.role == "tool":
         result = next(part for part in turn.parts if isinstance(part, ToolResult))
         message["tool_call_id"] = result.call_id
-        message["content"] = _write_content(result.parts)
+        message["content"] = _write_content(
+            tuple(part for part in result.parts if isinstance(part, Text))
+        )
         return message
     content = tuple(part for part in turn.parts if not isinstance(part, ToolCall | Reasoning))
     message["content"] = _write_content(content) if content else None

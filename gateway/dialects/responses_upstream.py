@@ -5,11 +5,10 @@ kept there: `store` is false always, references are resolved before, and reasoni
 encrypted so that our own store can replay it. Pure.
 """
 
-import re
 from typing import Any
 
 from gateway import refusals
-from gateway.dialects import responses_requests
+from gateway.dialects import openai_models, responses_requests
 from gateway.dialects.base import Json, Target
 from gateway.dialects.responses_carry import OPENAI, unseal
 from gateway.generation import (
@@ -31,8 +30,6 @@ from gateway.generation import (
 
 ENCRYPTED = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
-# OpenAI refuses `include: [reasoning.encrypted_content]` for models that do not reason.
-REASONING_MODEL = re.compile(r"(?:^|/)(?:o\d|gpt-(?:[5-9]|\d\d)(?!\S*-chat)|codex|computer-use)")
 # Members that mean the same on both of OpenAI's wires.
 SAME_FIELDS = ("service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
 # Of chat completions: what would change the answer and has no counterpart here.
@@ -59,7 +56,8 @@ def prepare(body: Json, target: Target) -> Json:
 
 
 def _include(target: Target, *, logprobs: bool) -> list[str]:
-    encrypted = [ENCRYPTED] if REASONING_MODEL.search(target.model) else []
+    # OpenAI refuses this for models that do not reason.
+    encrypted = [ENCRYPTED] if openai_models.reasons(target.model) else []
     return [*encrypted, LOGPROBS] if logprobs else encrypted
 
 
@@ -98,23 +96,34 @@ def write(request: GenerationRequest, target: Target) -> Json:
         "input": [item for turn in request.turns for item in _write_turn(turn)],
         "store": False,
     }
-    reasoning = {"effort": parameters.reasoning_effort, "summary": parameters.reasoning_summary}
+    effort = parameters.reasoning_effort
+    refused = openai_models.refused_parameters(target.model, effort)
+    reasoning = {"effort": effort, "summary": parameters.reasoning_summary}
+    limit = parameters.output_tokens_max
     optional = {
         "stream": request.is_stream or None,
         "include": _include(target, logprobs=parameters.logprobs) or None,
         "tools": [_write_tool(tool) for tool in request.tools] or None,
-        "tool_choice": _write_tool_choice(request.tool_choice),
+        "tool_choice": _write_tool_choice(request.tool_choice) if request.tools else None,
         "parallel_tool_calls": parameters.parallel_tool_calls,
         "text": _write_text(request) or None,
         "reasoning": {name: value for name, value in reasoning.items() if value} or None,
-        "max_output_tokens": parameters.output_tokens_max,
+        "max_output_tokens": limit and max(limit, openai_models.RESPONSES_TOKENS_MIN),
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,
         "top_logprobs": parameters.top_logprobs,
         "user": parameters.user,
         **{name: parameters.extra.get(name) for name in SAME_FIELDS},
     }
-    body.update({name: value for name, value in optional.items() if value is not None})
+    if "reasoning_effort" in refused:
+        optional["reasoning"] = None
+    body.update(
+        {
+            name: value
+            for name, value in optional.items()
+            if value is not None and name not in refused
+        }
+    )
     return body
 
 

@@ -11,6 +11,7 @@ from gateway.dialects import chat_requests
 from gateway.generation import (
     Audio,
     File,
+    GenerationRequest,
     Image,
     OutputFormat,
     Reasoning,
@@ -464,9 +465,48 @@ def test_an_extra_field_cannot_override_what_the_gateway_sets() -> None:
     ],
 )
 def test_tool_choices_are_kept(choice: Any, read: ToolChoice) -> None:
-    request = chat_requests.read(body(tool_choice=choice))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    request = chat_requests.read(body(tool_choice=choice, tools=tools))
     assert request.tool_choice == read
     assert chat_requests.write(request, "m")["tool_choice"] == choice
+
+
+def test_a_choice_without_tools_is_left_out() -> None:
+    request = chat_requests.read(body(tool_choice="auto"))
+    assert "tool_choice" not in chat_requests.write(request, "m")
+
+
+def test_what_a_family_of_openais_refuses_is_left_out() -> None:
+    asked = body(temperature=0.5, top_p=0.5, reasoning_effort="low", seed=1)
+    request = chat_requests.read(asked)
+    assert set(asked) - set(chat_requests.write(request, "gpt-4o")) == {"reasoning_effort"}
+    assert set(asked) - set(chat_requests.write(request, "gpt-5-mini")) == {"temperature", "top_p"}
+    assert set(asked) - set(chat_requests.write(request, "gpt-oss-20b")) == set()
+    awake = chat_requests.read({**asked, "reasoning_effort": "none"})
+    assert "temperature" in chat_requests.write(awake, "gpt-5.2")
+
+
+def test_reasoning_goes_back_only_to_servers_that_have_a_field_for_it() -> None:
+    turns = [{"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}]
+    request = chat_requests.read(body(messages=turns))
+    assert "reasoning_content" not in chat_requests.write(request, "gpt-4o")["messages"][0]
+    assert "reasoning_content" in chat_requests.write(request, "deepseek-r1")["messages"][0]
+
+
+def test_images_of_tool_results_follow_them_as_the_users() -> None:
+    image = Image("data:image/png;base64,AAAA")
+    request = GenerationRequest(
+        "m",
+        (
+            Turn("tool", (ToolResult("call_1", (Text("see"), image)),)),
+            Turn("tool", (ToolResult("call_2", (Text("too"),)),)),
+            Turn("user", (Text("What is it?"),)),
+        ),
+    )
+    messages = chat_requests.write(request, "m")["messages"]
+    assert [message["role"] for message in messages] == ["tool", "tool", "user", "user"]
+    assert messages[0]["content"] == "see"
+    assert messages[2]["content"][0]["type"] == "image_url"
 
 
 @pytest.mark.parametrize(
@@ -533,8 +573,8 @@ PARAMETERS: dict[str, Any] = {
 
 @given(st.sets(st.sampled_from(sorted(PARAMETERS))))
 def test_any_parameters_are_written_as_they_were_asked(names: set[str]) -> None:
-    asked = body(**{name: PARAMETERS[name] for name in names})
-    assert chat_requests.write(chat_requests.read(asked), "gpt-4o") == asked
+    asked = body(model="m", **{name: PARAMETERS[name] for name in names})
+    assert chat_requests.write(chat_requests.read(asked), asked["model"]) == asked
 
 
 JSON = st.recursive(
