@@ -20,7 +20,7 @@ demo: install ## Deploy the example chat app to the running platform
 	@$(VENV)/python examples/demo.py
 
 test: install-dev ## Run every test that needs no service or browser
-	@$(VENV)/pytest -m "not browser"
+	@$(VENV)/pytest -n auto --dist loadfile -m "not browser and not conformance"
 
 test-browser: install-dev ## Run the browser tests (needs Debian's chromium)
 	@$(VENV)/pytest -m browser
