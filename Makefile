@@ -33,7 +33,7 @@ types: install-dev ## Check types
 
 check: lint types ## Everything CI runs: lint, types, migrations, tests on SQLite and on PostgreSQL + Redis
 	@$(VENV)/python manage.py makemigrations --check --dry-run
-	@$(MAKE) --no-print-directory test
+	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test
 	@$(VENV)/python scripts/require_services.py
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} \
 	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test

@@ -56,7 +56,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Who answered a call, when it was not who it was opened for: another candidate of its model."""
+    """Who answered a call when it was not who it was opened for: another candidate."""
 
     provider: str
     upstream_model: str

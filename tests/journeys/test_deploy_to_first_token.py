@@ -168,9 +168,9 @@ def test_openai_clients_raise_their_typed_errors(platform: Platform) -> None:
         assert refused.value.code == "provider_not_configured"
         with pytest.raises(openai.BadRequestError, match="Missing required parameter"):
             client.chat.completions.create(model="smollm2-135m", messages=[{}])  # type: ignore[list-item]
-    with openai.OpenAI(api_key=f"{key}x", base_url=base_url, max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError):
-            stranger.models.list()
+    stranger = openai.OpenAI(api_key=f"{key}x", base_url=base_url, max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
 
 
 _HELLO: Any = [{"role": "user", "content": "Hello"}]
