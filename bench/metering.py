@@ -1,6 +1,6 @@
 """CPU of metering alone: microseconds per call (hold and settle) with 32 calls in flight.
 
-    DATABASE_URL=sqlite:////tmp/bench.sqlite3 python bench/metering.py [calls [in_flight [wait_ms]]]
+    DATABASE_URL=sqlite:///bench.sqlite3 python bench/metering.py [calls [in_flight [wait_ms]]]
 
 `wait_ms`: how long each call pretends to wait for its provider; calls then drift apart and batches
 get smaller. Makes its own organization, price and credit in that database, and leaves them there:
