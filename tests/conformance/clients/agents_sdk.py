@@ -39,6 +39,7 @@ class Responses:
         "no credit": openai.RateLimitError,
     }
     length_word = ""
+    shows_reasoning = True
     model_class: Any = OpenAIResponsesModel
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:

@@ -23,6 +23,7 @@ class Messages:
         "no credit": anthropic.RateLimitError,
     }
     length_word = "max_tokens"
+    shows_reasoning = True
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
         self.client = anthropic.Anthropic(

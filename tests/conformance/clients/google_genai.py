@@ -22,6 +22,7 @@ class Models:
         "no credit": errors.ClientError,
     }
     length_word = "MAX_TOKENS"
+    shows_reasoning = True
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
         options = types.HttpOptions(base_url=gateway.url, api_version="v1beta", timeout=60_000)

@@ -79,6 +79,7 @@ class JavaScript:
     limits: dict[str, str] = {}
     errors: dict[str, type[Exception]] = {}
     length_word = "length"
+    shows_reasoning = False
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
         self.url, self.key = gateway.url, key or gateway.key
@@ -140,6 +141,7 @@ class OpenAIResponses(OpenAIChat):
     runs = "openai-responses"
     errors = {**OpenAIChat.errors, "unknown model": BadRequestError}
     length_word = "max_output_tokens"
+    shows_reasoning = True
 
 
 def _ai_sdk(major: int, endpoint: str, label: str) -> type[JavaScript]:
@@ -147,6 +149,8 @@ def _ai_sdk(major: int, endpoint: str, label: str) -> type[JavaScript]:
         "name": f"Vercel AI SDK {major}, {label}",
         "package": f"ai-{major}",
         "runs": f"ai-{major}-{endpoint}",
+        # Version 5 asks only models for reasoning whose names it knows.
+        "shows_reasoning": endpoint == "responses" and major > 5,
         "errors": dict.fromkeys(("unknown model", "wrong key", "no credit"), APICallError),
     }
     return type(f"AiSdk{major}{endpoint}", (JavaScript,), members)
@@ -157,3 +161,4 @@ AI_SDKS = [
     for major in (5, 6, 7)
     for endpoint, label in (("responses", "`openai()`"), ("chat", "`openai.chat()`"))
 ]
+AI_SDKS_ON_RESPONSES = [client for client in AI_SDKS if client.runs.endswith("responses")]

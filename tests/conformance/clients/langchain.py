@@ -31,6 +31,7 @@ class Chat:
         "no credit": openai.RateLimitError,
     }
     length_word = "length"
+    shows_reasoning = False
     uses_responses = False
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
@@ -94,6 +95,7 @@ class Responses(Chat):
     name = "LangChain, responses"
     errors = {**Chat.errors, "unknown model": openai.BadRequestError}
     length_word = "max_output_tokens"
+    shows_reasoning = True
     uses_responses = True
 
 

@@ -35,6 +35,7 @@ class Chat:
     limits: dict[str, str] = {}
     errors = ERRORS
     length_word = "length"
+    shows_reasoning = True
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
         self.client = openai.OpenAI(
@@ -147,6 +148,7 @@ class Responses:
     limits: dict[str, str] = {}
     errors = {**ERRORS, "unknown model": openai.BadRequestError}
     length_word = "max_output_tokens"
+    shows_reasoning = True
 
     def __init__(self, gateway: Gateway, key: str | None = None) -> None:
         self.client = openai.OpenAI(

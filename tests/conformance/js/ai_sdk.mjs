@@ -8,15 +8,21 @@ export async function aiSdk(major, endpoint, url, key) {
     import(`ai-${major}`),
     import(PROVIDERS[major]),
   ]);
-  const openai = createOpenAI({ baseURL: `${url}/v1`, apiKey: key });
+  const sent = [];
+  const watched = (address, request) => {
+    sent.push(JSON.parse(request.body));
+    return fetch(address, request);
+  };
+  const openai = createOpenAI({ baseURL: `${url}/v1`, apiKey: key, fetch: watched });
   // `openai(name)` is what most people write: it calls /responses.
-  return new AiSdk(ai, endpoint === "chat" ? openai.chat : openai);
+  return new AiSdk(ai, endpoint === "chat" ? openai.chat : openai, sent);
 }
 
 class AiSdk {
-  constructor(ai, model) {
+  constructor(ai, model, sent) {
     this.ai = ai;
     this.model = model;
+    this.sent = sent;
   }
 
   async ask(question) {
@@ -28,14 +34,14 @@ class AiSdk {
   }
 
   async loop(question, isStream) {
-    if (!isStream) return (await this.ai.generateText(this.options(question))).steps.map(answerOf);
+    if (!isStream) return this.answersOf((await this.ai.generateText(this.options(question))).steps);
     let pieces = 0;
     const result = this.ai.streamText({ ...this.options(question), onError: () => {} });
     for await (const part of result.fullStream) {
       if (part.type === "error") throw part.error;
       if (part.type === "text-delta") pieces += 1;
     }
-    const answers = (await result.steps).map(answerOf);
+    const answers = this.answersOf(await result.steps);
     answers.at(-1).pieces = pieces;
     return answers;
   }
@@ -69,10 +75,13 @@ class AiSdk {
       abortSignal: AbortSignal.timeout(60_000),
     };
     if (question.tokens_max) options.maxOutputTokens = question.tokens_max;
+    const openai = {};
     if (question.effort) {
-      const wanted = { reasoningEffort: question.effort, forceReasoning: true };
-      options.providerOptions = { openai: { ...wanted, reasoningSummary: "auto" } };
+      const wanted = { reasoningEffort: question.effort, reasoningSummary: "auto" };
+      Object.assign(openai, wanted, { forceReasoning: true });
     }
+    if (!question.is_kept) openai.store = false;
+    options.providerOptions = { openai };
     if (question.uses_tools) {
       const get_weather = { description: "Weather.", inputSchema, execute: weather };
       options.tools = { get_weather: this.ai.tool(get_weather) };
@@ -80,15 +89,21 @@ class AiSdk {
     }
     return options;
   }
+
+  answersOf(steps) {
+    return steps.map((step, number) => ({
+      text: step.text,
+      finish: step.finishReason,
+      input_tokens: step.usage.inputTokens,
+      output_tokens: step.usage.outputTokens,
+      calls: step.toolCalls.map((call) => [call.toolName, call.input]),
+      reasoning: step.reasoningText ?? "",
+      references: referencesIn(this.sent[number]),
+    }));
+  }
 }
 
-function answerOf(step) {
-  return {
-    text: step.text,
-    finish: step.finishReason,
-    input_tokens: step.usage.inputTokens,
-    output_tokens: step.usage.outputTokens,
-    calls: step.toolCalls.map((call) => [call.toolName, call.input]),
-    reasoning: step.reasoningText ?? "",
-  };
+// How many items a request names by their ids alone.
+function referencesIn({ input }) {
+  return Array.isArray(input) ? input.filter((item) => item.type === "item_reference").length : 0;
 }

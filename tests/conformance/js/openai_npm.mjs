@@ -189,6 +189,9 @@ function responsesAnswer(response, pieces) {
     calls: response.output
       .filter((item) => item.type === "function_call")
       .map((item) => [item.name, JSON.parse(item.arguments)]),
-    reasoning: "",
+    reasoning: response.output
+      .flatMap((item) => item.summary ?? [])
+      .map((part) => part.text)
+      .join(""),
   };
 }
