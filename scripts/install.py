@@ -1,6 +1,7 @@
 """Makes `.venv` and installs the pinned requirements, with a progress bar. Standard library only.
 
-`python3 scripts/install.py [--dev | --conformance]`. Does nothing when what is installed is what is pinned.
+`python3 scripts/install.py [--dev | --conformance]`. Does nothing when what is installed is what
+is pinned.
 """
 
 import hashlib

@@ -83,7 +83,10 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Question:
-    """One question in neutral words. `image` is a data: URL."""
+    """One question in neutral words.
+
+    `image` is a data: URL; `temperature` is given where the local model's answer must be certain.
+    """
 
     model: str
     prompt: str
@@ -92,6 +95,7 @@ class Question:
     uses_tools: bool = False
     effort: str | None = None
     is_kept: bool = True
+    temperature: float | None = None
 
 
 class Client(Protocol):

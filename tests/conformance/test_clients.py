@@ -111,6 +111,8 @@ class Case:
             # Clients to whom an answer cut short is an error get one that ends by itself.
             must_end = "length" in self.client_class.limits
             options.setdefault("tokens_max", 400 if must_end else 8)
+            if must_end:
+                options["temperature"] = 0.0
             prompt = "Say hello." if must_end else STORY
         return Question(self.model, prompt or f"[[say {SENTENCE}]]", **options)
 

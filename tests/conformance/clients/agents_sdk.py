@@ -97,7 +97,9 @@ class Responses:
         )
 
     def _agent(self, client: openai.AsyncOpenAI, question: Question, **options: Any) -> Any:
-        settings = ModelSettings(max_tokens=question.tokens_max, include_usage=True)
+        settings = ModelSettings(
+            max_tokens=question.tokens_max, temperature=question.temperature, include_usage=True
+        )
         if question.effort:
             settings.reasoning = Reasoning(effort=question.effort)  # type: ignore[arg-type]
         return Agent(
