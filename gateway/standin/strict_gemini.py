@@ -338,9 +338,13 @@ def _check_functions(part: Json, at: str) -> None:
 
 
 def check_function_turns(asked: Asked) -> None:
-    """Calls follow a user turn; as many responses follow calls as there were, and nothing else."""
+    """Calls follow a user turn; as many responses follow calls as there were, and nothing else.
+
+    Contents of one role in a row are one turn: google-genai's own chats send a streamed turn as
+    one content for each piece that came.
+    """
     before: Json | None = None
-    for content in objects(asked.body["contents"]):
+    for content in _join_turns(objects(asked.body["contents"])):
         calls, responses = _count(content, "function_call"), _count(content, "function_response")
         called = _count(before, "function_call")
         if calls and (before is None or before.get("role") == "model"):
@@ -361,6 +365,17 @@ def check_function_turns(asked: Asked) -> None:
         before = content
 
 
+def _join_turns(contents: list[Json]) -> list[Json]:
+    turns: list[Json] = []
+    for content in contents:
+        role, parts = content.get("role") or "user", objects(content.get("parts"))
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["parts"] = [*turns[-1]["parts"], *parts]
+        else:
+            turns.append({"role": role, "parts": parts})
+    return turns
+
+
 def _count(content: Json | None, kind: str) -> int:
     parts = objects(content.get("parts")) if content else []
     return sum(field(part, kind) is not None for part in parts)
@@ -370,7 +385,7 @@ def check_thought_signatures(asked: Asked) -> None:
     """From Gemini 3 on the first call of every step of the current turn is signed, by us."""
     if models.gemini_version(asked.model) < (3, 0):
         return
-    contents = objects(asked.body["contents"])
+    contents = _join_turns(objects(asked.body["contents"]))
     for number in range(_turn_begin(contents), len(contents)):
         calls = [
             part

@@ -578,6 +578,7 @@ RESPONDED = {
     "role": "user",
     "parts": [{"functionResponse": {"name": "get_weather", "response": {"result": "Sunny."}}}],
 }
+EMPTY = {"text": ""}
 
 
 def model(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -603,6 +604,8 @@ def declare(**members: Any) -> list[dict[str, Any]]:
         },
         # Earlier turns are not looked at.
         {"contents": [HELLO, model(UNSIGNED), RESPONDED, model({"text": "Sunny."}), HELLO]},
+        # As google-genai's chats keep a turn that was streamed.
+        {"contents": [HELLO, model({"text": "Wait."}), model(SIGNED), model(EMPTY), RESPONDED]},
         {
             "contents": [
                 HELLO,
