@@ -54,6 +54,7 @@ Named = Callable[[Exchange, Services, str], Awaitable[None]]
 # Paths that end in a name: (pattern, {method: handler that takes the name}).
 NAMED: tuple[tuple[re.Pattern[str], dict[str, Named]], ...] = (
     (re.compile(rf"{BASE}/models/(.*)"), {"GET": endpoints.show_model}),
+    (re.compile(rf"{GEMINI_BASE}/models/([^/:]+)"), {"GET": endpoints.show_gemini_model}),
     (
         re.compile(rf"{BASE}/responses/([^/]+)"),
         {"GET": endpoints.show_response, "DELETE": endpoints.delete_response},

@@ -66,6 +66,15 @@ async def list_gemini_models(exchange: Exchange, services: Services, _: uuid.UUI
     await exchange.send_json(200, {"models": [_describe_for_gemini(row) for row in models]})
 
 
+async def show_gemini_model(exchange: Exchange, services: Services, name: str) -> None:
+    """`GET /v1beta/models/{id}`: one of them, by name or alias."""
+    await authenticate(exchange.headers, services.snapshot)
+    candidates = (await current_catalog(services)).by_name.get(name)
+    if not candidates:
+        raise refusals.unknown_model(name)
+    await exchange.send_json(200, _describe_for_gemini(candidates[0]))
+
+
 def describe_model(candidate: Candidate) -> dict[str, Any]:
     """OpenAI's model object, and what a caller needs to choose: limits, price, availability.
 

@@ -278,3 +278,10 @@ async def test_a_key_in_the_url_is_refused(api: ApiClient, tenant: Tenant) -> No
     answer = await api.call(path, REQUESTS["gemini"][1], key="", query=f"key={tenant.key}".encode())
     assert answer.status == 400
     assert "header" in answer.json["error"]["message"]
+
+
+async def test_googles_clients_read_one_model(api: ApiClient) -> None:
+    answer = await api.call("/api/ai/v1beta/models/gemini-3-flash", method="GET")
+    assert answer.json["name"] == "models/gemini-3-flash"
+    missing = await api.call("/api/ai/v1beta/models/gemini-0", method="GET")
+    assert (missing.status, missing.json["error"]["status"]) == (404, "NOT_FOUND")
