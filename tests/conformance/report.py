@@ -67,8 +67,9 @@ def _render_client(client: str, seen: Seen) -> list[str]:
         marks = [_mark(seen.cells[model, feature], reasons) for model in MODELS]
         rows.append(f"| {feature} | {' | '.join(marks)} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    library, _, way = client.partition(", ")
     return [
-        f"## {client} {seen.version}",
+        f"## {library} {seen.version}{', ' if way else ''}{way}",
         "",
         f"| | {' | '.join(f'{model} ({where})' for model, where in MODELS.items())} |",
         f"| --- |{' --- |' * len(MODELS)}",
