@@ -141,5 +141,3 @@ def agent(token: str) -> Any:
 @pytest.fixture
 def outsider_agent(outsider_token: str) -> Any:
     return _data_api(outsider_token)
-
-
