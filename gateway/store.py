@@ -13,12 +13,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+import structlog
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from gateway.models import StoredItem
 from orgs import vault
+
+log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(days=30)
 ITEM_BYTES_MAX = 4 * 1024 * 1024
@@ -63,7 +66,7 @@ class Store:
         return found
 
     async def save(self, organization_id: int, rows: list[Row]) -> None:
-        """Keep rows; one that exists is replaced, one that is too large is left out.
+        """Keep rows; one that exists is replaced, one too large or too deep is left out.
 
         Raises UnableToUseStore.
         """
@@ -100,7 +103,12 @@ def load_rows(organization_id: int, kind: str, ids: list[str]) -> dict[str, Any]
     payloads = {}
     for row in found:
         context = _context(organization_id, kind, row.item_id)
-        payloads[row.item_id] = orjson.loads(vault.decrypt(row.payload_sealed, context=context))
+        try:
+            text = vault.decrypt(row.payload_sealed, context=context)
+        except vault.UnableToDecrypt as error:  # its key was replaced: as good as expired
+            log.warning("a kept item is unreadable", kind=kind, reason=str(error))
+            continue
+        payloads[row.item_id] = orjson.loads(text)
     return payloads
 
 
@@ -108,8 +116,13 @@ def save_rows(organization_id: int, rows: list[Row]) -> None:
     """Insert or replace, in one statement."""
     now = timezone.now()
     stored = []
-    for row in rows:
-        text = orjson.dumps(row.payload)
+    # One statement may not touch a row twice (PostgreSQL refuses all of it): the last one counts.
+    for row in {(row.kind, row.item_id): row for row in rows}.values():
+        try:
+            text = orjson.dumps(row.payload)
+        except orjson.JSONEncodeError:  # nested deeper than can be written
+            log.warning("an item could not be kept", kind=row.kind)
+            continue
         if len(text) > ITEM_BYTES_MAX:
             continue
         sealed = vault.encrypt(

@@ -59,3 +59,26 @@ def test_deleting_says_whether_there_was_something(organization: Organization) -
     store.save_rows(organization.pk, [Row(Kind.RESPONSE, "resp_1", 1)])
     assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 1
     assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 0
+
+
+def test_an_id_given_twice_is_kept_as_it_was_last(organization: Organization) -> None:
+    rows = [Row(Kind.ITEM, "msg_1", 1), Row(Kind.ITEM, "msg_2", 2), Row(Kind.ITEM, "msg_1", 3)]
+    store.save_rows(organization.pk, rows)
+    found = store.load_rows(organization.pk, Kind.ITEM, ["msg_1", "msg_2"])
+    assert found == {"msg_1": 3, "msg_2": 2}
+
+
+def test_what_is_nested_too_deep_to_write_is_left_out(organization: Organization) -> None:
+    deep: list[object] = []
+    for _ in range(300):  # orjson reads 1024 levels and writes 254
+        deep = [deep]
+    store.save_rows(organization.pk, [Row(Kind.RESPONSE, "deep", deep), Row(Kind.ITEM, "flat", 1)])
+    assert store.load_rows(organization.pk, Kind.RESPONSE, ["deep"]) == {}
+    assert store.load_rows(organization.pk, Kind.ITEM, ["flat"]) == {"flat": 1}
+
+
+def test_what_cannot_be_decrypted_is_not_found(organization: Organization) -> None:
+    store.save_rows(organization.pk, [Row(Kind.ITEM, "good", 1), Row(Kind.ITEM, "moved", 2)])
+    good = StoredItem.objects.get(item_id="good")
+    StoredItem.objects.filter(item_id="moved").update(payload_sealed=good.payload_sealed)
+    assert store.load_rows(organization.pk, Kind.ITEM, ["good", "moved"]) == {"good": 1}
