@@ -7,7 +7,7 @@ refused connection, a provider's 5xx, 429 or overload. Every attempt is noted fo
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -54,6 +54,10 @@ class Written(Protocol):
         """The dialect this candidate is called in."""
         ...
 
+    def headers(self, candidate: Candidate) -> Mapping[str, str]:
+        """Headers of the client's that go with the body."""
+        ...
+
 
 async def send(
     connections: Connections,
@@ -70,7 +74,13 @@ async def send(
     assert candidate.upstream is not None  # routing chooses configured ones  # noqa: S101
     body = translation.write(candidate)
     try:
-        answer = await connections.send(candidate.upstream, path, body, is_stream=is_stream)
+        answer = await connections.send(
+            candidate.upstream,
+            path,
+            body,
+            is_stream=is_stream,
+            headers=translation.headers(candidate),
+        )
     except (UnableToReach, UpstreamCut) as error:
         code = "upstream_unreachable" if isinstance(error, UnableToReach) else "upstream_cut"
         raise AttemptFailed(

@@ -7,6 +7,7 @@ is no stream, no output to bill and no state to keep.
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,10 @@ class EmbeddingRequest:
     def wire(self, candidate: Candidate) -> UpstreamDialect:
         """See attempts.Written: errors read as OpenAI's."""
         return UPSTREAM_DIALECTS[WIRE]
+
+    def headers(self, candidate: Candidate) -> Mapping[str, str]:
+        """See attempts.Written: none."""
+        return {}
 
 
 def inspect(body: Json) -> Inspection:

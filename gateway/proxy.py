@@ -29,7 +29,7 @@ from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
 from gateway.breakers import Breakers
 from gateway.catalog import CHAT, Candidate, Catalog
-from gateway.dialects import CLIENT_DIALECTS, provider_errors
+from gateway.dialects import CLIENT_DIALECTS, forwarded_headers, provider_errors
 from gateway.dialects.base import (
     Inspection,
     Json,
@@ -206,7 +206,8 @@ async def serve_generation(
         raise refusals.unknown_model_of_response(inspection.model)
     candidates = routing.choose(catalog, inspection.model, capability=CHAT, chance=attempts.CHANCE)
     expanded = await state.expand(services.store, caller, dialect, inspection, body)
-    translation = Translation(dialect, inspection, expanded)
+    forwarded = forwarded_headers(ask.dialect, exchange.header)
+    translation = Translation(dialect, inspection, expanded, forwarded)
     await state.restore(services.store, caller, translation, candidates)
     translation.write(candidates[0])  # what cannot be asked is refused before credit is held
     input_tokens_max = count_input_tokens_max(raw if expanded is body else orjson.dumps(expanded))

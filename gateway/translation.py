@@ -4,6 +4,7 @@ Where client and provider speak the same dialect the client's own body goes thro
 we have never heard of survive. Must not call anybody.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -24,6 +25,8 @@ class Translation:
     dialect: ClientDialect
     inspection: Inspection
     body: Json
+    # Headers that a provider needs to understand the body as it is.
+    client_headers: Mapping[str, str] = field(default_factory=dict)
     _request: GenerationRequest | None = field(default=None, init=False)
     # The body written last, so that checking and sending do not write it twice.
     _written: tuple[Candidate, bytes] | None = field(default=None, init=False)
@@ -52,6 +55,10 @@ class Translation:
     def passes_through(self, candidate: Candidate) -> bool:
         """Whether bytes go through as they are."""
         return candidate.provider.forwards_bytes and self.dialect.name in candidate.dialects
+
+    def headers(self, candidate: Candidate) -> Mapping[str, str]:
+        """The client's headers that go with its own body."""
+        return self.client_headers if self.passes_through(candidate) else {}
 
     def write(self, candidate: Candidate) -> bytes:
         """The provider's request body. Raises Refusal for what its wire cannot express."""

@@ -1,12 +1,13 @@
 """Calls to providers: connections, timeouts, and errors as three named exceptions.
 
-Owns one aiohttp session per process and its limits. Requests are built from scratch: nothing of
-the client's headers travels on. Redirects are not followed (a redirect could carry our key to
-another host), compressed answers are not asked for. Must know no dialect and no money.
+Owns one aiohttp session per process and its limits. Requests are built from scratch: of a client's
+headers only those travel on that are handed over by name. Redirects are not followed (a redirect
+could carry our key to another host), compressed answers are not asked for. Must know no dialect and
+no money.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
 import aiohttp
@@ -117,12 +118,22 @@ class Connections:
         """Close every connection."""
         await self._session.close()
 
-    async def send(self, upstream: Upstream, path: str, body: bytes, *, is_stream: bool) -> Answer:
+    async def send(
+        self,
+        upstream: Upstream,
+        path: str,
+        body: bytes,
+        *,
+        is_stream: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """POST `body` (JSON) and wait for the answer's headers.
 
+        `headers` are added; none of them replaces one of ours.
         Raises UnableToReach, UpstreamTimedOut, UpstreamCut.
         """
-        headers = {
+        sent = {
+            **(headers or {}),
             "content-type": "application/json",
             "accept": "text/event-stream" if is_stream else "application/json",
             "accept-encoding": "identity",
@@ -139,7 +150,7 @@ class Connections:
             response = await self._session.post(
                 upstream.base_url + path,
                 data=body,
-                headers=headers,
+                headers=sent,
                 timeout=timeout,
                 allow_redirects=False,
             )

@@ -4,7 +4,15 @@ A dialect may play two roles: client side (read a request, write an answer) and 
 (write a request, read an answer). It must not know who hosts it, the clock or the network.
 """
 
-from gateway.dialects import anthropic, gemini, openai_chat, openai_responses
+from collections.abc import Callable
+
+from gateway.dialects import (
+    anthropic,
+    anthropic_betas,
+    gemini,
+    openai_chat,
+    openai_responses,
+)
 from gateway.dialects.base import ClientDialect, UpstreamDialect
 
 CLIENT_DIALECTS: dict[str, ClientDialect] = {
@@ -25,3 +33,14 @@ UPSTREAM_DIALECTS: dict[str, UpstreamDialect] = {
         gemini.GeminiUpstream(),
     )
 }
+# Headers of a client that a provider of the same dialect needs, and what may go on of each.
+_FORWARDED: dict[str, dict[str, Callable[[str], str]]] = {
+    "anthropic": {anthropic_betas.HEADER: anthropic_betas.permitted},
+}
+
+
+def forwarded_headers(dialect: str, header: Callable[[bytes], bytes]) -> dict[str, str]:
+    """What goes on to a provider of the client's own dialect; `header` finds one by its name."""
+    wanted = _FORWARDED.get(dialect, {})
+    given = {name: may(header(name.encode()).decode("latin-1")) for name, may in wanted.items()}
+    return {name: value for name, value in given.items() if value}
