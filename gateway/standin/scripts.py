@@ -7,6 +7,7 @@
     [[reason]]                     reasoning before the answer ([[reason some text]]: that text)
     [[redacted]]                   the reasoning is redacted, where the wire has that
     [[refuse]]                     a refusal
+    [[recall]]                     how many earlier thoughts came back with their signatures
     [[length]]                     the answer ends because it grew too long
     [[error 529]] [[error 429 7]]  this status before anything else; with seconds to wait
     [[midstream_error]] [[cut 3]] [[garbage]] [[silence]]
@@ -21,14 +22,22 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.generation import GenerationRequest, Part, Text, Tool, ToolCall, ToolResult
+from gateway.generation import (
+    GenerationRequest,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from gateway.standin.schemas import make_instance
 
 DIRECTIVE = re.compile(r"\[\[(\w+)\s*")
 NAMED = frozenset(
     (
         *("say", "json", "tool", "then", "reason", "redacted", "refuse", "length", "error"),
-        *("midstream_error", "cut", "garbage", "silence"),
+        *("midstream_error", "cut", "garbage", "silence", "recall"),
     )
 )
 FAULTS = ("midstream_error", "cut", "garbage", "silence")
@@ -168,6 +177,8 @@ def _plan_directives(
     if request.parameters.parallel_tool_calls is False:
         calls = calls[:1]
     text = by_name.get("say", by_name.get("json"))
+    if "recall" in by_name:
+        text = f"Thoughts that came back: {_count_thoughts(request)}."
     if text is None and (calls or "refuse" in by_name):
         text = ""
     if text is None:
@@ -183,6 +194,16 @@ def _plan_directives(
         fault=_read_fault(by_name),
         status=(status or 500) if "error" in by_name else 0,
         retry_after=retry_after,
+    )
+
+
+def _count_thoughts(request: GenerationRequest) -> int:
+    """Blocks of reasoning and tool calls with a provider's state; a reasoning item may be an id."""
+    return sum(
+        bool(part.carry or getattr(part, "item_id", ""))
+        for turn in request.turns
+        for part in turn.parts
+        if isinstance(part, Reasoning | ToolCall)
     )
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from gateway.events import Carry
 from gateway.generation import (
     GenerationRequest,
     OutputFormat,
     Parameters,
+    Reasoning,
     Text,
     Tool,
     ToolCall,
@@ -78,6 +80,14 @@ def test_results_are_repeated_and_steps_follow_one_another() -> None:
 def test_results_in_one_turn_with_the_user_s_text_are_seen() -> None:
     both = Turn("user", (ToolResult("c1", (Text("Sunny."),)), Text("[[say next]]")))
     assert plan(user("[[tool x]]"), CALLED, both).text == "next"
+
+
+def test_a_script_can_tell_how_many_thoughts_came_back() -> None:
+    carry = Carry("anthropic.thinking", "signature")
+    thoughtful = Turn("assistant", (Reasoning("Hm.", carry), Reasoning("Ah."), *CALLED.parts))
+    script = user("[[tool get_weather]] [[then]] [[recall]]")
+    assert plan(script, thoughtful, RESULT).text == "Thoughts that came back: 1."
+    assert plan(script, CALLED, RESULT).text == "Thoughts that came back: 0."
 
 
 def test_an_answered_question_is_no_longer_a_script() -> None:
