@@ -35,12 +35,14 @@ HOLD_LIFETIME = timedelta(minutes=20)
 class Call:
     """One call between `Meter.open` and its settlement."""
 
-    __slots__ = ("_committed", "_hold_id", "_meter", "_outer", "opening", "usage")
+    __slots__ = ("_committed", "_hold_id", "_meter", "_outer", "opening", "served", "usage")
 
     def __init__(self, meter: "Meter", opening: Opening, hold_id: int | None) -> None:
         """Made by `Meter.open`."""
         self.opening = opening
         self.usage = pricing.Usage()
+        # Who serves it now, if not who it was opened for: charged so if the process must stop.
+        self.served: Served | None = None
         self._meter = meter
         self._hold_id = hold_id
         self._committed: asyncio.Future[None] | None = None
@@ -205,6 +207,7 @@ def _interrupted(call: Call) -> Ending:
         usage_source=source,
         error_code="service_unavailable",
         duration_ms=int(elapsed / timedelta(milliseconds=1)),
+        served=call.served,
     )
 
 

@@ -32,7 +32,7 @@ from gateway.proxy import (
     open_call,
     parse_object,
 )
-from gateway.translation import Translation
+from gateway.translation import Translation, write_json
 from gateway.upstream import Answer, UpstreamCut, UpstreamTimedOut
 
 WIRE = "openai_chat"
@@ -46,7 +46,7 @@ class EmbeddingRequest:
 
     def write(self, candidate: Candidate) -> bytes:
         """See attempts.Written."""
-        return orjson.dumps({**self.body, "model": candidate.upstream_name})
+        return write_json({**self.body, "model": candidate.upstream_name})
 
     def wire(self, candidate: Candidate) -> UpstreamDialect:
         """See attempts.Written: errors read as OpenAI's."""
@@ -67,7 +67,14 @@ def inspect(body: Json) -> Inspection:
     if not isinstance(body["input"], str | list) or not body["input"]:
         expected = "a string or an array that is not empty"
         raise refusals.wrong_type("input", expected, body["input"])
-    return Inspection(model=body["model"], is_stream=False, output_tokens_max=None)
+    # A list of numbers is one text in tokens; any other list is so many texts.
+    is_batch = isinstance(body["input"], list) and not isinstance(body["input"][0], int)
+    return Inspection(
+        model=body["model"],
+        is_stream=False,
+        output_tokens_max=None,
+        inputs=len(body["input"]) if is_batch else 1,
+    )
 
 
 async def serve_embeddings(exchange: Exchange, services: Services, call_id: uuid.UUID) -> None:
@@ -109,7 +116,7 @@ async def _ask(
     """The provider's answer as it is; names the ending in `run`. Raises Refusal."""
 
     async def attempt(candidate: Candidate) -> Answer:
-        run.candidate = candidate
+        run.take(candidate)
         return await attempts.send(
             services.connections, request, candidate, "/embeddings", is_stream=False
         )

@@ -8,6 +8,7 @@ import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qs
 
 from django.conf import settings
 
@@ -150,17 +151,38 @@ async def list_input_items(exchange: Exchange, services: Services, response_id: 
         {"id": f"item_{response_id.removeprefix('resp_')}_{number}", **item}
         for number, item in enumerate(kept["input"])
     ]
-    data = items[::-1][:ITEMS_PAGE_MAX]
-    await exchange.send_json(
-        200,
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": len(items) > len(data),
-        },
-    )
+    await exchange.send_json(200, _page(items, parse_qs(exchange.query)))
+
+
+def _page(items: list[dict[str, Any]], query: dict[str, list[str]]) -> dict[str, Any]:
+    """A page as OpenAI's lists are read: `limit` (20), `order` (desc), `after` an id.
+
+    Raises Refusal for values that mean nothing.
+    """
+
+    def asked(name: str, default: str) -> str:
+        return query.get(name, [default])[-1]
+
+    limit, order, after = asked("limit", "20"), asked("order", "desc"), asked("after", "")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:4]) <= ITEMS_PAGE_MAX:
+        raise refusals.unsupported_value(
+            "limit", f"Invalid 'limit': expected a value between 1 and {ITEMS_PAGE_MAX}."
+        )
+    if order not in ("asc", "desc"):
+        raise refusals.unsupported_value("order", "Invalid 'order': expected 'asc' or 'desc'.")
+    ordered = items if order == "asc" else items[::-1]
+    ids = [item["id"] for item in ordered]
+    if after and after not in ids:
+        raise refusals.unsupported_value("after", "Invalid 'after': no such item.")
+    rest = ordered[ids.index(after) + 1 :] if after else ordered
+    data = rest[: int(limit)]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(rest) > len(data),
+    }
 
 
 async def delete_response(exchange: Exchange, services: Services, response_id: str) -> None:

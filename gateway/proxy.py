@@ -53,7 +53,7 @@ from gateway.exchange import ClientGone, Exchange
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from gateway.store import Store
-from gateway.translation import Translation
+from gateway.translation import Translation, write_json
 from gateway.upstream import Answer, Connections, UpstreamCut, UpstreamTimedOut
 
 log = structlog.get_logger(__name__)
@@ -116,6 +116,11 @@ class Run:
     def inspection(self) -> Inspection:
         """What the request asks for."""
         return self.translation.inspection
+
+    def take(self, candidate: Candidate) -> None:
+        """From now on this candidate serves the call, also if the process must stop."""
+        self.candidate = candidate
+        self.call.served = self._served()
 
     def relay(self, tokens: int) -> None:
         """Count what is about to be forwarded, before it is."""
@@ -209,10 +214,11 @@ async def serve_generation(
     forwarded = forwarded_headers(ask.dialect, exchange.header)
     translation = Translation(dialect, inspection, expanded, forwarded)
     await state.restore(services.store, caller, translation, candidates)
-    translation.write(candidates[0])  # what cannot be asked is refused before credit is held
-    input_tokens_max = count_input_tokens_max(raw if expanded is body else orjson.dumps(expanded))
-    # Thinking budgets may have raised what the provider was asked for.
-    asked = replace(inspection, output_tokens_max=translation.output_tokens_max)
+    # What nobody can be asked is refused before credit is held.
+    candidates, output_tokens_max = _servable(translation, candidates)
+    raw = raw if expanded is body else write_json(expanded)
+    input_tokens_max = count_input_tokens_max(raw)
+    asked = replace(inspection, output_tokens_max=output_tokens_max)
     opening = open_call(
         exchange, caller, key_id, candidates, asked, input_tokens_max, call_id, ask.endpoint
     )
@@ -230,6 +236,33 @@ async def serve_generation(
     finally:
         exchange.unwatch()
         await run.settle()
+
+
+def _servable(
+    translation: Translation, candidates: list[Candidate]
+) -> tuple[list[Candidate], int | None]:
+    """Candidates that can be asked this, and the most any of them would be asked to write.
+
+    Thinking budgets may raise the limit that the client gave. Raises the first one's Refusal when
+    nobody can be asked.
+    """
+    servable: list[Candidate] = []
+    limits: list[int] = []
+    refused: Refusal | None = None
+    # The first is written last, because the body written last is the one that is kept.
+    for candidate in reversed(candidates):
+        try:
+            translation.write(candidate)
+        except Refusal as refusal:
+            refused = refusal
+            continue
+        servable.insert(0, candidate)
+        if translation.output_tokens_max is not None:
+            limits.append(translation.output_tokens_max)
+    if not servable:
+        assert refused is not None  # routing chooses at least one  # noqa: S101
+        raise refused
+    return servable, max(limits, default=None)
 
 
 def parse_object(raw: bytes) -> Json:
@@ -300,7 +333,7 @@ def _worst_case(candidate: Candidate, inspection: Inspection, input_tokens_max: 
     asked = inspection.output_tokens_max or candidate.output_tokens_max
     nanos = pricing.worst_case_nanos(
         candidate.price,
-        input_tokens_max=min(input_tokens_max, candidate.context_tokens_max),
+        input_tokens_max=min(input_tokens_max, candidate.context_tokens_max * inspection.inputs),
         output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
     )
     return max(nanos, 1)
@@ -366,7 +399,7 @@ async def _call(
     is_stream = run.inspection.is_stream
 
     async def attempt(candidate: Candidate) -> Answer:
-        run.candidate = candidate
+        run.take(candidate)
         path = run.translation.wire(candidate).path(candidate.upstream_name, is_stream=is_stream)
         return await attempts.send(
             services.connections, run.translation, candidate, path, is_stream=is_stream

@@ -82,16 +82,24 @@ def rows_to_keep(
     """What this call leaves behind. `result`: the answer as the client could ask for it again."""
     inspection = translation.inspection
     rows: list[Row] = []
-    if inspection.keeps_state and result is not None and "output" in result:
+    response_id = result.get("id") if result is not None else None
+    if inspection.keeps_state and isinstance(response_id, str) and "output" in (result or {}):
         kept = {"response": result, "input": _input_items(translation.body)}
-        rows.append(Row(Kind.RESPONSE, result["id"], kept))
-        rows.extend(Row(Kind.ITEM, item["id"], item) for item in result["output"] if "id" in item)
+        rows.append(Row(Kind.RESPONSE, response_id, kept))
+        rows.extend(Row(Kind.ITEM, item["id"], item) for item in _items_with_ids(result))
     may_keep = inspection.keeps_state or translation.body.get("store") is not False
     if may_keep and translation.dialect.name not in SELF_CARRYING:
         rows.extend(
             Row(Kind.TOOL_CALL, call_id, payload) for call_id, payload in recorder.rows().items()
         )
     return rows
+
+
+def _items_with_ids(response: Json | None) -> list[Json]:
+    """The output items a client may name later; what a provider got wrong is nobody's to name."""
+    output = (response or {}).get("output")
+    items = output if isinstance(output, list) else []
+    return [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
 
 def _input_items(body: Json) -> list[Json]:

@@ -24,6 +24,7 @@ class UnreadableAnswer(Exception):
 class Inspection:
     """What must be known of a request before it is priced, without translating it.
 
+    `inputs` is how many texts an embedding request holds, each within the model's window.
     `references` are ids of items kept for the client that its input refers to, `previous_id` the
     response it continues; `keeps_state` says that it may come back for this answer by id.
     """
@@ -36,6 +37,7 @@ class Inspection:
     references: tuple[str, ...] = ()
     previous_id: str = ""
     keeps_state: bool = False
+    inputs: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ FAULTS = ("midstream_error", "cut", "garbage", "silence")
 FAULT_AFTER = 2
 THOUGHT = "The user wants an answer. I think about it step by step, and then I give it."
 REFUSAL = "I'm sorry, but I can't help with that."
+# What Gemini takes for a signature of history that it did not make.
+SENTINEL = "skip_thought_signature_validator"
 RESULT_CHARACTERS_MAX = 2_000
 
 
@@ -198,13 +200,20 @@ def _plan_directives(
 
 
 def _count_thoughts(request: GenerationRequest) -> int:
-    """Blocks of reasoning and tool calls with a provider's state; a reasoning item may be an id."""
+    """Blocks of reasoning and tool calls that came back with their state."""
     return sum(
-        bool(part.carry or getattr(part, "item_id", ""))
+        _has_state(part)
         for turn in request.turns
         for part in turn.parts
         if isinstance(part, Reasoning | ToolCall)
     )
+
+
+def _has_state(part: Reasoning | ToolCall) -> bool:
+    """Whether there is state, or the id of a reasoning item that keeps it; a sentinel is none."""
+    if part.carry is not None:
+        return part.carry.data != SENTINEL
+    return isinstance(part, Reasoning) and bool(part.item_id)
 
 
 def _read_call(rest: str) -> Call:

@@ -1,6 +1,7 @@
 """Retries and fallback: who is tried, when trying stops, and what is billed and noted."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 from aiohttp import web
 from django.db import connection
 
+from billing.models import UsageRecord
 from gateway import attempts
+from gateway.app import GatewayApp
 from tests import factories
-from tests.gateway.conftest import ApiClient, Provider, Tenant
+from tests.gateway.conftest import ApiClient, Provider, Tenant, until
 from tests.gateway.test_proxy import TEXT, record_of, streamed, whole
 
 
@@ -127,3 +130,23 @@ async def test_a_provider_that_asked_for_a_pause_is_tried_last(
     assert (await api.chat()).status == 200
     assert (await api.chat()).status == 200
     assert [request["model"] for request in provider.requests] == ["gpt-4o", "spare", "spare"]
+
+
+async def test_a_call_that_the_process_cannot_finish_is_billed_as_who_served_it(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
+) -> None:
+    await add_fallback()
+    provider.handler = by_model(gpt_4o=failing(500), spare=streamed(*TEXT[:3], then="silence"))
+    call = asyncio.ensure_future(api.chat(stream=True, hang_up_after=100))
+
+    async def spare_was_asked() -> bool:
+        return len(provider.requests) == 2
+
+    await until(spare_was_asked)
+    await asyncio.sleep(0.2)
+    await app.stop()
+    record = await record_of(tenant)
+    assert (record.status, record.provider) == (UsageRecord.Status.CRASHED, "local")
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call

@@ -100,3 +100,13 @@ async def test_a_model_that_generates_is_not_offered_for_embedding(api: ApiClien
     answer = await api.call("/embeddings", {"model": "gpt-4o", "input": "x"})
     assert answer.json["error"]["code"] == "unsupported_endpoint"
     assert "/v1/chat/completions" in answer.json["error"]["message"]
+
+
+async def test_every_text_of_a_batch_is_held(
+    embedder: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    provider.handler = embed
+    batch = ["word " * 4000] * 10
+    await embedder.call("/embeddings", {**ASKED, "input": batch})
+    record = await record_of(tenant)
+    assert record.held_nanos == 10 * 8192 * 20

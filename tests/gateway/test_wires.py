@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 
 from billing.models import UsageRecord
+from gateway import endpoints
 from gateway.app import GatewayApp
 from tests import factories
 from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant, make_tenant
@@ -224,6 +225,9 @@ async def test_responses_are_kept_read_continued_and_deleted(
     assert read.json["output"] == kept["output"]
     items = await api.call(f"/responses/{kept['id']}/input_items", method="GET")
     assert items.json["data"][0]["content"][0]["text"] == "Hi"
+    assert items.json["has_more"] is False
+    wrong = await api.call(f"/responses/{kept['id']}/input_items", method="GET", query=b"limit=0")
+    assert wrong.json["error"]["param"] == "limit"
 
     body = {
         "model": "claude-sonnet-4.5",
@@ -285,3 +289,17 @@ async def test_googles_clients_read_one_model(api: ApiClient) -> None:
     assert answer.json["name"] == "models/gemini-3-flash"
     missing = await api.call("/api/ai/v1beta/models/gemini-0", method="GET")
     assert (missing.status, missing.json["error"]["status"]) == (404, "NOT_FOUND")
+
+
+def test_a_kept_input_is_read_page_by_page() -> None:
+    items = [{"id": f"item_{number}"} for number in range(5)]
+    seen: list[str] = []
+    query: dict[str, list[str]] = {"limit": ["2"], "order": ["asc"]}
+    while True:
+        page = endpoints._page(items, query)
+        seen += [item["id"] for item in page["data"]]
+        if not page["has_more"]:
+            break
+        query["after"] = [page["last_id"]]
+    assert seen == [item["id"] for item in items]
+    assert endpoints._page(items, {})["data"][0]["id"] == "item_4", "latest first"
