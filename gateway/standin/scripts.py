@@ -32,6 +32,7 @@ from gateway.generation import (
     ToolResult,
 )
 from gateway.standin.schemas import make_instance
+from gateway.standin.strict_gemini import SENTINELS
 
 DIRECTIVE = re.compile(r"\[\[(\w+)\s*")
 NAMED = frozenset(
@@ -44,8 +45,6 @@ FAULTS = ("midstream_error", "cut", "garbage", "silence")
 FAULT_AFTER = 2
 THOUGHT = "The user wants an answer. I think about it step by step, and then I give it."
 REFUSAL = "I'm sorry, but I can't help with that."
-# What Gemini takes for a signature of history that it did not make.
-SENTINEL = "skip_thought_signature_validator"
 RESULT_CHARACTERS_MAX = 2_000
 
 
@@ -212,7 +211,7 @@ def _count_thoughts(request: GenerationRequest) -> int:
 def _has_state(part: Reasoning | ToolCall) -> bool:
     """Whether there is state, or the id of a reasoning item that keeps it; a sentinel is none."""
     if part.carry is not None:
-        return part.carry.data != SENTINEL
+        return part.carry.data not in SENTINELS
     return isinstance(part, Reasoning) and bool(part.item_id)
 
 
