@@ -307,8 +307,8 @@ async def test_a_stream_reaches_the_visitor_chunk_by_chunk(
 async def test_a_stream_that_breaks_is_not_completed(deployment: Deployment, publish: Any) -> None:
     code = (
         "export const handler = awslambda.streamifyResponse(async (event, stream) => {"
-        " stream.write('half'); setTimeout(() => process.exit(1), 1000); await new Promise(() => {});"
-        " });"
+        " stream.write('half'); setTimeout(() => process.exit(1), 1000);"
+        " await new Promise(() => {}); });"
     )
     await in_thread(publish)(deployment, routes=[TO_FUNCTION], functions={"api": code})
     answer = await visit(deployment)
