@@ -281,7 +281,7 @@ async def test_a_stream_that_fails_half_way_ends_as_failed(
 ) -> None:
     spec = write_function(
         "export const handler = awslambda.streamifyResponse(async (e, stream) => {"
-        " await new Promise((go) => stream.write('half', go));"
+        " stream.write('half'); await new Promise((go) => setTimeout(go, 1000));"
         " throw new Error('broken pipe dream'); })"
     )
     items = await invoke(pool, spec)
