@@ -375,7 +375,7 @@ async def _run(
             raise ClientGone from error
         run.finish(Status.TRUNCATED, 502, "upstream_cut")
         await _refuse(exchange, run, refusals.upstream_failed(retryable=False))
-    except (UnreadableAnswer, sse.MessageTooLong) as error:
+    except (UnreadableAnswer, sse.MessageTooLong, sse.UnreadableMessage) as error:
         run.finish(Status.UPSTREAM_ERROR, 502, "upstream_unreadable")
         log.warning("provider's answer is unreadable", error=str(error))
         await _refuse(exchange, run, refusals.upstream_failed(retryable=False))

@@ -197,7 +197,7 @@ def _refuse_error(body: Json) -> None:
         raise UnreadableAnswer("The answer is an error.")
 
 
-def _read_frame(data: str) -> Json:
+def _read_frame(data: str | bytes) -> Json:
     """One event. Raises UnreadableAnswer."""
     try:
         frame = orjson.loads(data)
@@ -253,7 +253,7 @@ class AnthropicPassThrough:
         self.relayed_messages = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
+        """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
         if self._ended:
             return b""
         buffer = self._rest + piece
@@ -264,6 +264,7 @@ class AnthropicPassThrough:
         if len(self._rest) > sse.MESSAGE_BYTES_MAX:
             raise sse.MessageTooLong
         if not NEEDS_READING.search(whole):
+            sse.check_objects(whole)
             self.relayed_messages += len(SPEAKS.findall(whole))
             return whole
         return b"".join([self._read_block(block) for block in whole[:-2].split(b"\n\n")])
@@ -288,10 +289,11 @@ class AnthropicPassThrough:
             return b""
         message = block + b"\n\n"
         if not NEEDS_READING.search(block):
+            sse.check_objects(message)
             self.relayed_messages += len(SPEAKS.findall(block))
             return message
         data = b"\n".join(DATA_LINE.findall(block.removeprefix(sse.BYTE_ORDER_MARK)))
-        frame = _read_frame(data.decode("utf-8", errors="replace"))
+        frame = _read_frame(data)
         match frame.get("type"):
             case "message_start":
                 start = frame.get("message") or {}

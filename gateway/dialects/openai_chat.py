@@ -571,7 +571,7 @@ class ChatStreamDecoder:
         return events
 
 
-def _read_chunk(data: str) -> Json:
+def _read_chunk(data: str | bytes) -> Json:
     """One chunk. Raises UnreadableAnswer."""
     try:
         chunk = orjson.loads(data)
@@ -610,7 +610,7 @@ class ChatPassThrough:
         self.relayed_messages = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
+        """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
         if self._ended:
             return b""
         buffer = self._rest + piece
@@ -624,6 +624,7 @@ class ChatPassThrough:
         if not self.model:
             self.model = _model_of(whole)
         if not self._held and not _needs_reading(whole):
+            sse.check_objects(whole)
             self.relayed_messages += _count_messages(whole)
             return whole
         return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
@@ -659,6 +660,7 @@ class ChatPassThrough:
             self._held += message
             return b""
         if not _needs_reading(block):
+            sse.check_objects(message)
             return self._forward(message)
         return self._read_chunk(message, data)
 
@@ -669,7 +671,7 @@ class ChatPassThrough:
         return held + message
 
     def _read_chunk(self, message: bytes, data: bytes) -> bytes:
-        chunk = _read_chunk(data.decode("utf-8", errors="replace"))
+        chunk = _read_chunk(data)
         if failure := _read_failure(chunk):
             self._ended = True
             self._held = b""

@@ -356,7 +356,7 @@ def read_failure(event: Json) -> Failed:
     return Failed(message, _text(error.get("code")) or _text(error.get("type")))
 
 
-def load(data: str) -> Json:
+def load(data: str | bytes) -> Json:
     """One message's JSON. Raises UnreadableAnswer."""
     try:
         event = orjson.loads(data)
@@ -429,7 +429,7 @@ class ResponsesPassThrough:
         self.relayed_messages = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
+        """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
         buffer = self._rest + piece
         if b"\r" in buffer:
             buffer = buffer.replace(b"\r\n", b"\n")
@@ -439,6 +439,7 @@ class ResponsesPassThrough:
             return b""
         whole, self._rest = buffer[:cut], self._bounded(buffer[cut:])
         if not self._ended and not NEEDS_READING.search(whole):
+            sse.check_objects(whole)
             self.relayed_messages += _count_messages(whole)
             return whole
         return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
@@ -487,8 +488,10 @@ class ResponsesPassThrough:
             # OpenAI sends nothing more; other servers of this wire end as chat completions do.
             self._held += message if data == DONE.encode() and self._held else b""
             return b""
-        if NEEDS_READING.search(block) and data != DONE.encode():
-            self._look(load(data.decode("utf-8", errors="replace")))
+        if not NEEDS_READING.search(block):
+            sse.check_objects(message)
+        elif data != DONE.encode():
+            self._look(load(data))
         if self._ended:
             self._held = b"" if self.failure else message
             return b""

@@ -579,7 +579,7 @@ def test_forwarding_any_bytes_holds_back_only_what_is_not_whole(pieces: list[byt
     reader = ChatPassThrough(wants_usage=True)
     try:
         forwarded = b"".join([reader.feed(piece) for piece in pieces])
-    except UnreadableAnswer:
+    except (UnreadableAnswer, sse.UnreadableMessage):
         return
     sent = b"".join(pieces).replace(b"\r\n", b"\n")
     assert sent.startswith(forwarded)

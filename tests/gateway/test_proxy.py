@@ -187,11 +187,21 @@ async def test_a_cut_stream_gives_the_client_an_error_and_one_record(
     assert (await balances(tenant))[1] == 0
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b'data: {"usage":{ not json\n\n',
+        b'data: {"choices": [{"del\n\n',
+        b"data: <html>Bad gateway</html>\n\n",
+        b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n',
+    ],
+)
 async def test_garbage_inside_a_stream_is_an_error_the_client_notices(
-    api: ApiClient, provider: Provider, tenant: Tenant
+    api: ApiClient, provider: Provider, tenant: Tenant, garbage: bytes
 ) -> None:
-    provider.handler = streamed(*TEXT[:2], b'data: {"usage":{ not json\n\n', DONE)
+    provider.handler = streamed(*TEXT[:2], garbage, DONE)
     answer = await api.chat(stream=True)
+    assert answer.body.startswith(TEXT[0] + TEXT[1] + b'data: {"error":')
     assert json.loads(answer.messages[-1])["error"]["type"] == "server_error"
     assert (await record_of(tenant)).status == Status.UPSTREAM_ERROR
 

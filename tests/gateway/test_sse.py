@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import sse
-from gateway.sse import Message, MessageTooLong
+from gateway.sse import Message, MessageTooLong, UnreadableMessage
 
 CASES = [
     pytest.param(b"data: a\n\n", [Message("a")], id="one message"),
@@ -47,9 +47,9 @@ CASES = [
     ),
     pytest.param(b"\xef\xbbdata: a\n\n", [], id="half a byte order mark"),
     pytest.param("data: é🙂\u2028x\n\n".encode(), [Message("é🙂\u2028x")], id="text beyond ASCII"),
-    pytest.param(b"data: a\xff\xc3\n\n", [Message("a\ufffd\ufffd")], id="invalid UTF-8"),
+    pytest.param(b"data: \x00\x0b\x0c\n\n", [Message("\x00\x0b\x0c")], id="control bytes"),
     pytest.param(
-        b"data: \x00\x0b\x0c\x85\n\n", [Message("\x00\x0b\x0c\ufffd")], id="control bytes"
+        b":\xff\n\xfe: a\ndata: a\n\n", [Message("a")], id="what is skipped may be no text"
     ),
 ]
 
@@ -73,6 +73,21 @@ def test_a_stream_reads_the_same_cut_anywhere(stream: bytes, messages: list[Mess
             assert read(pieces) == messages, (first, second)
 
 
+@pytest.mark.parametrize("line", [b"data: a\xff\xc3", b"data: \x85", b"event: \xe2\x82"])
+def test_what_is_no_text_is_an_error_however_it_arrives(line: bytes) -> None:
+    stream = b"data: a\n\n" + line + b"\n\n"
+    for pieces in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
+        with pytest.raises(UnreadableMessage):
+            read(pieces)
+
+
+def outcome(pieces: Iterable[bytes]) -> list[Message] | str:
+    try:
+        return read(pieces)
+    except UnreadableMessage:
+        return "unreadable"
+
+
 LINES = st.sampled_from(
     [b"data: x", b"data", b"data:", b":c", b"event: e", b"id: 1", b"", b"\xef\xbb\xbf", b"\xe2\x82"]
 )
@@ -89,7 +104,7 @@ def test_no_cut_changes_what_any_bytes_say(
     stream = b"".join(line + end for line, end in lines)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     pieces = [stream[edges[at] : edges[at + 1]] for at in range(len(edges) - 1)]
-    assert read(pieces) == read([stream])
+    assert outcome(pieces) == outcome([stream])
 
 
 WRITABLE = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]))
@@ -158,3 +173,47 @@ def test_the_default_limit_holds_a_large_message_and_ends() -> None:
     assert len(read([large])[0].data) == sse.MESSAGE_BYTES_MAX - 6
     with pytest.raises(MessageTooLong):
         read([large[:-2] + b"x"])
+
+
+# --- what is forwarded unread ----------------------------------------------------------------
+
+GOOD = [
+    pytest.param(b'data: {"a":1}\n\n', id="data alone"),
+    pytest.param(b'event: e\ndata: {"a":1}\n\n', id="after an event's name"),
+    pytest.param(b'data: {"a":1}   \n\n', id="spaces after it"),
+    pytest.param(b'data:{"a":1}\n\n', id="no space before it"),
+    pytest.param(b'data: {"a":\ndata: 1}\n\n', id="two lines of data"),
+    pytest.param(b'\xef\xbb\xbfdata: {"a":1}\n\n', id="byte order mark"),
+    pytest.param(b'id: 1\ndata: {"a":1}\n\n', id="other fields"),
+    pytest.param('data: {"a":"\u00e9\U0001f642"}\n\n'.encode(), id="text beyond ASCII"),
+    pytest.param(b": comment\n\n", id="a comment"),
+    pytest.param(b"data: [DONE]\n\n", id="the end"),
+    pytest.param(b"\n\n", id="blank lines"),
+]
+BAD = [
+    pytest.param(b'data: {"a":1\n\n', id="no end"),
+    pytest.param(b'data: "a":1}\n\n', id="no beginning"),
+    pytest.param(b"event: e\ndata: {\n\n", id="a brace alone"),
+    pytest.param(b"data: <html>502</html>\n\n", id="an error page"),
+    pytest.param(b"data: null\n\n", id="no object"),
+    pytest.param(b'data: {"a":"\xff"}\n\n', id="no text"),
+    pytest.param(b'event: e\ndata: {"a":"\xc3"}\n\n', id="half a character"),
+    pytest.param(b": \xff\n\n", id="a comment that is no text"),
+]
+
+
+@pytest.mark.parametrize("message", GOOD)
+def test_a_message_that_can_be_an_object_passes_alone_and_among_others(message: bytes) -> None:
+    for other in (b'data: {"b":2}\n\n', b'event: e\ndata: {"b":2}\n\n'):
+        sse.check_objects(message)
+        sse.check_objects(message + other)
+        sse.check_objects(other + message + other)
+        sse.check_objects(other * 3 + message)
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_garbage_is_found_alone_and_among_others(message: bytes) -> None:
+    for other in (b'data: {"b":2}\n\n', b'event: e\ndata: {"b":2}\n\n'):
+        for whole in (message, message + other, other + message + other, other * 3 + message):
+            with pytest.raises(UnreadableMessage):
+                sse.check_objects(whole)
