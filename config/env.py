@@ -27,6 +27,20 @@ def integer(name: str, default: int) -> int:
         raise UnableToReadEnvironment(f"{name} must be a whole number, not {raw!r}.") from None
 
 
+def seconds(name: str, default: float) -> float:
+    """The variable as a time in seconds, above zero. Raises UnableToReadEnvironment."""
+    raw = text(name)
+    if not raw:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UnableToReadEnvironment(f"{name} must be a number of seconds, not {raw!r}.")
+    return value
+
+
 def flag(name: str, *, default: bool) -> bool:
     """The variable as a boolean: 1/true/yes/on or 0/false/no/off, in any case."""
     raw = text(name).lower()

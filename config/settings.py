@@ -257,6 +257,13 @@ PROVIDER_ENVIRONMENT = {
     }
     for name in PROVIDERS
 }
+# How long a provider is waited for; see docs/configuration.md.
+PROVIDER_SECONDS_MAX = {
+    "connect": env.seconds("PROVIDER_CONNECT_SECONDS", 5),
+    "first_byte": env.seconds("PROVIDER_FIRST_BYTE_SECONDS", 120),
+    "idle": env.seconds("PROVIDER_IDLE_SECONDS", 120),
+    "total": env.seconds("PROVIDER_TOTAL_SECONDS", 900),
+}
 # A local server that answers in the place of providers without a key; `STANDINS=on make run`
 # starts one.
 STANDINS = env.flag("STANDINS", default=False)

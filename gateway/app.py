@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
+from django.conf import settings
 
 from billing import metering
 from gateway import embeddings, endpoints, refusals
@@ -21,7 +22,7 @@ from gateway.proxy import Ask, Services, serve_generation
 from gateway.refusals import Refusal
 from gateway.snapshot import Snapshot
 from gateway.store import Store
-from gateway.upstream import Connections
+from gateway.upstream import Connections, Limits
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,8 @@ class GatewayApp:
         """Open connections and start metering, in the loop that will serve."""
         meter = metering.Meter()
         await meter.start()
-        self._services = Services(Snapshot(), Connections(), meter, Store(), Breakers())
+        connections = Connections(Limits(**settings.PROVIDER_SECONDS_MAX))
+        self._services = Services(Snapshot(), connections, meter, Store(), Breakers())
 
     async def stop(self) -> None:
         """Settle what is queued and close everything."""

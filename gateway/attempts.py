@@ -1,7 +1,10 @@
 """Trying candidates until one answers: retries, fallback and circuit breakers.
 
 Only before the first byte has gone to the client, and only for causes that another try may cure: a
-refused connection, a provider's 5xx, 429 or overload. Every attempt is noted for the usage record.
+refused connection, a provider's 5xx, 429 or overload. A stream that stays silent may go to another
+candidate, never again to the same: nothing was delivered and the client is billed once, for the
+answer it gets, but the silent provider may still be working. Every attempt is noted for the usage
+record.
 """
 
 import asyncio
@@ -18,7 +21,17 @@ from gateway.breakers import Breakers
 from gateway.catalog import Candidate
 from gateway.dialects.base import UpstreamDialect
 from gateway.refusals import Refusal
-from gateway.upstream import ERROR_BYTES_MAX, Answer, Connections, UnableToReach, UpstreamCut
+from gateway.upstream import (
+    CONNECT_TIMEOUT,
+    ERROR_BYTES_MAX,
+    FIRST_BYTE_TIMEOUT,
+    Answer,
+    Connections,
+    ConnectTimedOut,
+    UnableToReach,
+    UpstreamCut,
+    UpstreamTimedOut,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -31,16 +44,30 @@ Status = UsageRecord.Status
 
 
 class AttemptFailed(Exception):
-    """A provider did not answer. `refusal` is what the client sees if nobody else does."""
+    """A provider did not answer. `refusal` is what the client sees if nobody else does.
+
+    `code` goes to the call's record, `outcome` to the attempt's note. `is_retryable`: another try
+    may cure it; `is_elsewhere_only`: but not one with the same candidate.
+    """
 
     def __init__(
-        self, refusal: Refusal, *, is_retryable: bool, status: str, code: str, detail: str
+        self,
+        refusal: Refusal,
+        *,
+        is_retryable: bool,
+        status: str,
+        code: str,
+        detail: str,
+        outcome: str = "",
+        is_elsewhere_only: bool = False,
     ) -> None:
         super().__init__(detail)
         self.refusal = refusal
         self.is_retryable = is_retryable
+        self.is_elsewhere_only = is_elsewhere_only
         self.status = status
         self.code = code
+        self.outcome = outcome or code or status
 
 
 class Written(Protocol):
@@ -66,10 +93,11 @@ async def send(
     path: str,
     *,
     is_stream: bool,
+    deadline: float,
 ) -> Answer:
-    """Ask one candidate; its answer, whose status is good.
+    """Ask one candidate; its answer, whose status is good and which, if a stream, has begun.
 
-    Raises AttemptFailed, upstream.UpstreamTimedOut, and Refusal for what cannot be asked of it.
+    Raises AttemptFailed, and Refusal for what cannot be asked of it.
     """
     assert candidate.upstream is not None  # routing chooses configured ones  # noqa: S101
     body = translation.write(candidate)
@@ -79,8 +107,33 @@ async def send(
             path,
             body,
             is_stream=is_stream,
+            deadline=deadline,
             headers=translation.headers(candidate),
         )
+        if answer.status >= 300:
+            async with answer:
+                raise await _read_failure(translation, candidate, answer)
+        if is_stream:
+            await _hear(answer)
+    except UpstreamTimedOut as error:
+        raise AttemptFailed(
+            refusals.upstream_timed_out(),
+            is_retryable=error.outcome == FIRST_BYTE_TIMEOUT,
+            is_elsewhere_only=True,
+            status=Status.TIMEOUT,
+            code="upstream_timeout",
+            detail=str(error),
+            outcome=error.outcome,
+        ) from error
+    except ConnectTimedOut as error:
+        raise AttemptFailed(
+            refusals.upstream_timed_out(is_dispatched=False),
+            is_retryable=True,
+            status=Status.TIMEOUT,
+            code="upstream_timeout",
+            detail=str(error),
+            outcome=CONNECT_TIMEOUT,
+        ) from error
     except (UnableToReach, UpstreamCut) as error:
         code = "upstream_unreachable" if isinstance(error, UnableToReach) else "upstream_cut"
         raise AttemptFailed(
@@ -90,10 +143,16 @@ async def send(
             code=code,
             detail=str(error),
         ) from error
-    if answer.status >= 300:
-        async with answer:
-            raise await _read_failure(translation, candidate, answer)
     return answer
+
+
+async def _hear(answer: Answer) -> None:
+    """Wait until a stream has begun: an answer of headers alone is none."""
+    try:
+        await answer.hear()
+    except BaseException:
+        answer.close()
+        raise
 
 
 async def _read_failure(
@@ -130,12 +189,12 @@ async def first_answer(
         try:
             answer = await attempt(candidate)
         except AttemptFailed as failed:
-            _note(noted, candidate, failed, began_at)
+            note(noted, candidate, failed.outcome, began_at=began_at, detail=str(failed))
             if failed.is_retryable:
                 wait = _retry_after_seconds(failed.refusal)
                 breakers.failed(_name(candidate), now=began_at, retry_after_seconds=wait)
             is_last = number == len(plan)
-            if is_last or not failed.is_retryable or _must_wait(plan, number, failed):
+            if is_last or not failed.is_retryable or _must_not_repeat(plan, number, failed):
                 raise
             if plan[number] is candidate:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -152,9 +211,10 @@ def _plan(candidates: list[Candidate], breakers: Breakers) -> list[Candidate]:
     return ordered[:ATTEMPTS_MAX] if len(ordered) > 1 else ordered * 2
 
 
-def _must_wait(plan: list[Candidate], number: int, failed: AttemptFailed) -> bool:
-    """Whether the next try is the same candidate, which has just said when to come back."""
-    return plan[number] is plan[number - 1] and _retry_after_seconds(failed.refusal) > 0
+def _must_not_repeat(plan: list[Candidate], number: int, failed: AttemptFailed) -> bool:
+    """Whether the next try is the same candidate, which is at work or said when to come back."""
+    is_same = plan[number] is plan[number - 1]
+    return is_same and (failed.is_elsewhere_only or _retry_after_seconds(failed.refusal) > 0)
 
 
 def _retry_after_seconds(refusal: Refusal) -> float:
@@ -165,14 +225,20 @@ def _name(candidate: Candidate) -> Hashable:
     return candidate.provider.name, candidate.upstream.base_url if candidate.upstream else ""
 
 
-def _note(
-    noted: list[dict[str, Any]], candidate: Candidate, failed: AttemptFailed, began_at: float
+def note(
+    noted: list[dict[str, Any]],
+    candidate: Candidate,
+    outcome: str,
+    *,
+    began_at: float,
+    detail: str,
 ) -> None:
+    """Add to `noted` how an attempt failed that began at this time of the monotonic clock."""
     noted.append(
         {
             "provider": candidate.served_by,
             "model": candidate.upstream_name,
-            "outcome": failed.code or failed.status,
+            "outcome": outcome,
             "duration_ms": round((time.monotonic() - began_at) * 1000),
         }
     )
@@ -180,5 +246,5 @@ def _note(
         "provider did not answer",
         provider=candidate.provider.name,
         model=candidate.upstream_name,
-        detail=str(failed)[:500],
+        detail=detail[:500],
     )

@@ -115,10 +115,14 @@ async def _ask(
 ) -> bytes:
     """The provider's answer as it is; names the ending in `run`. Raises Refusal."""
 
+    deadline = services.connections.new_deadline()
+
     async def attempt(candidate: Candidate) -> Answer:
         run.take(candidate)
         return await attempts.send(
-            services.connections, request, candidate, "/embeddings", is_stream=False
+            *(services.connections, request, candidate, "/embeddings"),
+            is_stream=False,
+            deadline=deadline,
         )
 
     try:
@@ -129,9 +133,8 @@ async def _ask(
     except AttemptFailed as failed:
         run.finish(failed.status, failed.refusal.status, failed.code)
         raise failed.refusal from None
-    except UpstreamTimedOut:
-        run.finish(Status.TIMEOUT, 504, "upstream_timeout")
-        raise refusals.upstream_timed_out() from None
+    except UpstreamTimedOut as error:
+        raise run.time_out(error.outcome) from None
     except UpstreamCut:
         run.finish(Status.TRUNCATED, 502, "upstream_cut")
         raise refusals.upstream_failed(retryable=False) from None

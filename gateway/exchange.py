@@ -38,6 +38,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
+        self._on_gone: Callable[[], None] | None = None
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header with this lower-case name, b"" without one."""
@@ -78,15 +79,22 @@ class Exchange:
                 raise refusals.encoded_body()
 
     def watch(self, on_gone: Callable[[], None]) -> None:
-        """Call `on_gone` as soon as the client hangs up; until `unwatch`. Body must be read."""
+        """Call `on_gone` as soon as the client hangs up; until `unwatch`. Body must be read.
 
-        async def wait() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            self.is_gone = True
-            on_gone()
+        The one given last is called. Raises ClientGone when that has happened already.
+        """
+        if self.is_gone:
+            raise ClientGone
+        self._on_gone = on_gone
+        if self._watch is None:
+            self._watch = asyncio.ensure_future(self._wait())
 
-        self._watch = asyncio.ensure_future(wait())
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        if self._on_gone is not None:
+            self._on_gone()
 
     def unwatch(self) -> None:
         """Stop watching."""

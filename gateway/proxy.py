@@ -107,6 +107,7 @@ class Run:
     model_served: str = ""
     upstream_request_id: str = ""
     first_token_at: float | None = None
+    attempt_began_at: float = 0.0
     attempts: list[dict[str, Any]] = field(default_factory=list)
     recorder: memory.Recorder = field(default_factory=memory.Recorder)
     # How this stream tells its client of a failure, once it has begun.
@@ -120,6 +121,7 @@ class Run:
     def take(self, candidate: Candidate) -> None:
         """From now on this candidate serves the call, also if the process must stop."""
         self.candidate = candidate
+        self.attempt_began_at = time.monotonic()
         self.call.served = self._served()
 
     def relay(self, tokens: int) -> None:
@@ -143,6 +145,13 @@ class Run:
     def finish(self, status: str, http_status: int, error_code: str = "") -> None:
         """Name the ending."""
         self.status, self.http_status, self.error_code = status, http_status, error_code
+
+    def time_out(self, outcome: str) -> Refusal:
+        """The provider took too long after its answer had begun; what the client is told."""
+        began_at = self.attempt_began_at
+        attempts.note(self.attempts, self.candidate, outcome, began_at=began_at, detail=outcome)
+        self.finish(Status.TIMEOUT, 504, "upstream_timeout")
+        return refusals.upstream_timed_out()
 
     def ending(self) -> Ending:
         """The record's figures. A provider that reported nothing and sent nothing bills nothing."""
@@ -363,9 +372,8 @@ async def _run(
         await _refuse(exchange, run, failed.refusal)
     except Refusal as refusal:
         await _refuse(exchange, run, refusal)
-    except UpstreamTimedOut:
-        run.finish(Status.TIMEOUT, 504, "upstream_timeout")
-        await _refuse(exchange, run, refusals.upstream_timed_out())
+    except UpstreamTimedOut as error:
+        await _refuse(exchange, run, run.time_out(error.outcome))
     except (ClientGone, asyncio.CancelledError):
         run.finish(Status.CLIENT_GONE, 499, "client_gone")
         raise
@@ -397,15 +405,25 @@ async def _call(
     exchange: Exchange, services: Services, candidates: list[Candidate], run: Run
 ) -> None:
     is_stream = run.inspection.is_stream
+    deadline = services.connections.new_deadline()
 
     async def attempt(candidate: Candidate) -> Answer:
         run.take(candidate)
         path = run.translation.wire(candidate).path(candidate.upstream_name, is_stream=is_stream)
         return await attempts.send(
-            services.connections, run.translation, candidate, path, is_stream=is_stream
+            *(services.connections, run.translation, candidate, path),
+            is_stream=is_stream,
+            deadline=deadline,
         )
 
-    answer = await attempts.first_answer(attempt, candidates, services.breakers, run.attempts)
+    if is_stream:
+        exchange.watch(_canceller())
+    try:
+        answer = await attempts.first_answer(attempt, candidates, services.breakers, run.attempts)
+    except asyncio.CancelledError:
+        if exchange.is_gone:
+            raise ClientGone from None
+        raise
     async with answer:
         run.upstream_request_id = answer.headers.get("x-request-id", "")
         if not is_stream:
@@ -417,6 +435,17 @@ async def _call(
             await _pump_bytes(exchange, services.store, run, answer)
         else:
             await _pump_events(exchange, services.store, run, answer)
+
+
+def _canceller() -> Callable[[], None]:
+    """Cancels the task that asks for it: whoever waits for a provider has nothing to close yet."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - inside a coroutine there is one
+
+    def cancel() -> None:
+        task.cancel()
+
+    return cancel
 
 
 async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) -> None:

@@ -336,14 +336,17 @@ def upstream_overloaded(retry_after_seconds: int) -> Refusal:
     )
 
 
-def upstream_timed_out() -> Refusal:
-    """The provider took too long. Not to be retried: it may bill the call it is still making."""
+def upstream_timed_out(*, is_dispatched: bool = True) -> Refusal:
+    """The provider took too long.
+
+    Once the request was sent it is not to be retried: the provider may bill the call it is making.
+    """
     return Refusal(
         504,
         SERVER,
         "The model's provider did not answer in time.",
         code="upstream_timeout",
-        headers={"x-should-retry": "false"},
+        headers={"x-should-retry": "false" if is_dispatched else "true"},
     )
 
 

@@ -31,6 +31,19 @@ def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str)
         env.integer("PORT", 1)
 
 
+def test_a_time_may_have_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env.seconds("X_SECONDS", 5) == 5
+    monkeypatch.setenv("X_SECONDS", "0.25")
+    assert env.seconds("X_SECONDS", 5) == 0.25
+
+
+@pytest.mark.parametrize("value", ["x", "0", "-1", "inf", "nan", "1s"])
+def test_what_is_no_time_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("X_SECONDS", value)
+    with pytest.raises(UnableToReadEnvironment, match=r"X_SECONDS must be a number of seconds"):
+        env.seconds("X_SECONDS", 1)
+
+
 @pytest.mark.parametrize(
     ("value", "meaning"),
     [

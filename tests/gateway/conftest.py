@@ -7,7 +7,7 @@ small driver that sees every message, because HTTP clients merge the pieces of a
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -78,6 +78,9 @@ async def until(happened: Callable[[], Awaitable[bool]], *, seconds_max: float =
             await asyncio.sleep(0.02)
 
 
+CALL_FIELDS = ("key", "headers", "hang_up_after", "hang_up_when")
+
+
 class ApiClient:
     """Calls the AI API through ASGI."""
 
@@ -94,10 +97,11 @@ class ApiClient:
         key: str | None = None,
         headers: dict[str, str] | None = None,
         hang_up_after: int | None = None,
+        hang_up_when: asyncio.Event | None = None,
         raw: bytes | None = None,
         query: bytes = b"",
     ) -> Answer:
-        """One request; `hang_up_after` closes the connection after that many body pieces."""
+        """One request; the connection closes after so many body pieces, or when that happens."""
         sent = {"content-type": "application/json", **(headers or {})}
         if (key if key is not None else self.key) != "":
             sent.setdefault("authorization", f"Bearer {key if key is not None else self.key}")
@@ -116,7 +120,7 @@ class ApiClient:
         async def receive() -> dict[str, Any]:
             if incoming:
                 return incoming.pop(0)
-            await gone.wait()
+            await (hang_up_when or gone).wait()
             return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
@@ -134,7 +138,7 @@ class ApiClient:
 
     async def chat(self, **fields: Any) -> Answer:
         """A chat completion of gpt-4o with one short message."""
-        known = {k: fields.pop(k) for k in ("key", "headers", "hang_up_after") if k in fields}
+        known = {k: fields.pop(k) for k in CALL_FIELDS if k in fields}
         body = {
             "model": "gpt-4o",
             "messages": [{"role": "user", "content": "Hello"}],
@@ -221,6 +225,13 @@ async def app(
     yield application
     await application.stop()
     await sync_to_async(connections.close_all)()
+
+
+def shorten(app: GatewayApp, **seconds: float) -> None:
+    """Make the app wait less for its providers: `connect`, `first_byte`, `idle`, `total`."""
+    assert app._services is not None
+    connections = app._services.connections
+    connections.limits = replace(connections.limits, **seconds)
 
 
 @pytest.fixture

@@ -134,6 +134,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.InternalServerError,
     ),
     (
+        refusals.upstream_timed_out(is_dispatched=False),
+        *(504, refusals.SERVER, "upstream_timeout", None, {RETRY: "true"}),
+        openai.InternalServerError,
+    ),
+    (
         refusals.request_refused_upstream("Too long.", "context_length_exceeded", "messages"),
         *(400, refusals.INVALID, "context_length_exceeded", "messages", {}),
         openai.BadRequestError,

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,20 +12,39 @@ from aiohttp import web
 
 from billing.models import UsageRecord
 from gateway import proxy, upstream
+from gateway.app import GatewayApp
 from gateway.credentials import Upstream
 from gateway.providers import PROVIDERS
-from gateway.upstream import Connections, UnableToReach, UpstreamCut, UpstreamTimedOut
-from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant, until
+from gateway.upstream import (
+    Connections,
+    ConnectTimedOut,
+    Limits,
+    UnableToReach,
+    UpstreamCut,
+    UpstreamTimedOut,
+)
+from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant, shorten, until
+from tests.gateway.test_attempts import add_fallback, by_model
 from tests.gateway.test_proxy import TEXT, balances, record_of, streamed, whole
 
 Status = UsageRecord.Status
 
 
+LIMITS = Limits(connect=5, first_byte=30, idle=30, total=60)
+
+
 @pytest.fixture
 async def connections() -> AsyncIterator[Connections]:
-    opened = Connections()
+    opened = Connections(LIMITS)
     yield opened
     await opened.close()
+
+
+async def ask(
+    connections: Connections, base_url: str, *, is_stream: bool = False
+) -> upstream.Answer:
+    deadline = connections.new_deadline()
+    return await connections.send(at(base_url), "/x", b"{}", is_stream=is_stream, deadline=deadline)
 
 
 def at(base_url: str, api_key: str = "sk-provider-secret-0123456789") -> Upstream:
@@ -45,7 +65,7 @@ async def test_a_request_has_our_headers_and_no_others(
 
     provider.handler = handler
     for is_stream in (False, True):
-        async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=is_stream):
+        async with await ask(connections, provider.base_url, is_stream=is_stream):
             pass
     for sent in provider.headers:
         headers = {name.lower(): value for name, value in sent.items()}
@@ -83,14 +103,12 @@ async def test_a_refused_connection_may_be_retried(
     connections: Connections,
 ) -> None:
     with pytest.raises(UnableToReach):
-        await connections.send(at("http://127.0.0.1:9/v1"), "/x", b"{}", is_stream=False)
+        await ask(connections, "http://127.0.0.1:9/v1")
 
 
-async def test_a_provider_that_takes_no_connection_is_unreachable(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its queue is full: the kernel answers nothing, so connecting takes as long as we let it."""
-    monkeypatch.setattr(upstream, "CONNECT_SECONDS_MAX", 0.1)
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """An address whose queue is full: the kernel answers nothing to whoever connects."""
     with socket.socket() as listener, contextlib.ExitStack() as filling:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -100,8 +118,15 @@ async def test_a_provider_that_takes_no_connection_is_unreachable(
             waiting.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 waiting.connect(("127.0.0.1", port))
-        with pytest.raises(UnableToReach):
-            await connections.send(at(f"http://127.0.0.1:{port}"), "/x", b"{}", is_stream=False)
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_a_provider_that_takes_no_connection_is_unreachable(
+    connections: Connections,
+) -> None:
+    connections.limits = replace(LIMITS, connect=0.1)
+    with deaf() as base_url, pytest.raises(ConnectTimedOut):
+        await ask(connections, base_url)
 
 
 async def test_waiting_for_a_free_connection_ends(
@@ -110,25 +135,41 @@ async def test_waiting_for_a_free_connection_ends(
     monkeypatch.setattr(upstream, "CONNECTIONS_MAX", 1)
     monkeypatch.setattr(upstream, "ACQUIRE_SECONDS_MAX", 0.1)
     provider.handler = streamed(*TEXT, then="silence")
-    connections = Connections()
+    connections = Connections(LIMITS)
     try:
-        async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=True):
+        async with await ask(connections, provider.base_url, is_stream=True):
             with pytest.raises(UnableToReach):
-                await connections.send(at(provider.base_url), "/x", b"{}", is_stream=True)
+                await ask(connections, provider.base_url, is_stream=True)
     finally:
         await connections.close()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_silence_is_a_504_that_must_not_be_retried(
-    api: ApiClient,
-    provider: Provider,
-    tenant: Tenant,
-    monkeypatch: pytest.MonkeyPatch,
-    stream: bool,
+async def outcomes_of(tenant: Tenant) -> list[str]:
+    """How the attempts of the only call ended that did not serve it to its end."""
+    return [attempt["outcome"] for attempt in (await record_of(tenant)).attempts]
+
+
+async def test_a_connection_that_takes_too_long_is_a_504_that_may_be_retried(
+    api: ApiClient, app: GatewayApp, settings: Any, tenant: Tenant
 ) -> None:
-    limit = "IDLE_SECONDS_MAX" if stream else "ANSWER_SECONDS_MAX"
-    monkeypatch.setattr(upstream, limit, 0.1)
+    shorten(app, connect=0.1)
+    with deaf() as base_url:
+        settings.PROVIDER_ENVIRONMENT["openai"]["base_url"] = base_url
+        answer = await api.chat()
+    assert answer.status == 504
+    assert answer.json["error"]["code"] == "upstream_timeout"
+    assert answer.headers["x-should-retry"] == "true"
+    assert await outcomes_of(tenant) == ["connect_timeout"] * 2
+    assert await balances(tenant) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "limit"), [(False, "total"), (True, "total"), (True, "first_byte")]
+)
+async def test_silence_is_a_504_that_must_not_be_retried(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant, stream: bool, limit: str
+) -> None:
+    shorten(app, **{limit: 0.1})
     provider.handler = silent
     answer = await api.chat(stream=stream)
     assert answer.status == 504
@@ -137,30 +178,127 @@ async def test_silence_is_a_504_that_must_not_be_retried(
     assert "retry-after" not in answer.headers
     record = await record_of(tenant)
     assert (record.status, record.http_status) == (Status.TIMEOUT, 504)
+    assert await outcomes_of(tenant) == [f"{limit}_timeout"]
+    assert len(provider.requests) == 1
     assert await balances(tenant) == (0, 0)
 
 
-async def test_silence_inside_a_stream_ends_it_with_an_error(
-    api: ApiClient, provider: Provider, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+async def test_a_stream_of_headers_alone_has_not_begun(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
 ) -> None:
-    monkeypatch.setattr(upstream, "IDLE_SECONDS_MAX", 0.1)
+    """So its failure still has a status of its own."""
+    shorten(app, first_byte=0.2)
+    provider.handler = streamed(then="silence")
+    answer = await api.chat(stream=True)
+    assert answer.status == 504
+    assert await outcomes_of(tenant) == ["first_byte_timeout"]
+    await asyncio.wait_for(provider.cut.wait(), timeout=5)
+
+
+async def test_an_empty_stream_is_a_failed_attempt(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    provider.handler = streamed()
+    answer = await api.chat(stream=True)
+    assert answer.status == 502
+    assert await outcomes_of(tenant) == ["upstream_cut"] * 2
+
+
+@pytest.mark.parametrize("first", [silent, streamed(then="silence")])
+async def test_a_silent_stream_goes_to_the_next_candidate_and_is_billed_once(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant, first: Any
+) -> None:
+    await add_fallback()
+    shorten(app, first_byte=0.3)
+    provider.handler = by_model(gpt_4o=first, spare=streamed(*TEXT, b"data: [DONE]\n\n"))
+    answer = await api.chat(stream=True)
+    assert answer.messages[-1] == "[DONE]"
+    assert await outcomes_of(tenant) == ["first_byte_timeout"]
+    assert (await record_of(tenant)).provider == "local"
+    assert [request["model"] for request in provider.requests] == ["gpt-4o", "spare"]
+
+
+async def test_a_whole_answer_may_take_longer_than_a_streams_first_byte(
+    api: ApiClient, app: GatewayApp, provider: Provider
+) -> None:
+    shorten(app, first_byte=0.01, idle=0.01)
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)
+        return await whole()(request)
+
+    provider.handler = slow
+    assert (await api.chat()).status == 200
+
+
+async def test_silence_inside_a_stream_ends_it_with_an_error(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
+) -> None:
+    shorten(app, idle=0.2)
     provider.handler = streamed(*TEXT[:2], then="silence")
     answer = await api.chat(stream=True)
     assert answer.status == 200
     assert '"upstream_timeout"' in answer.messages[-1]
     assert "[DONE]" not in answer.messages
     assert (await record_of(tenant)).status == Status.TIMEOUT
+    assert await outcomes_of(tenant) == ["idle_timeout"]
     await asyncio.wait_for(provider.cut.wait(), timeout=5)
 
 
-async def test_a_stream_that_never_ends_is_ended(
-    api: ApiClient, provider: Provider, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+async def test_a_whole_answer_that_stops_in_the_middle_is_a_504(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
 ) -> None:
-    monkeypatch.setattr(upstream, "TOTAL_SECONDS_MAX", 0.15)
-    provider.handler = streamed(*TEXT[:3] * 100)
+    shorten(app, idle=0.2)
+
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"choices": [')
+        await asyncio.sleep(30)
+        return response
+
+    provider.handler = half
+    assert (await api.chat()).status == 504
+    assert await outcomes_of(tenant) == ["idle_timeout"]
+
+
+async def test_a_stream_that_never_ends_is_ended(
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
+) -> None:
+    shorten(app, total=0.5)
+    provider.handler = streamed(*TEXT[:3] * 1000)
     answer = await api.chat(stream=True)
     assert '"upstream_timeout"' in answer.messages[-1]
     assert (await record_of(tenant)).status == Status.TIMEOUT
+    assert await outcomes_of(tenant) == ["total_timeout"]
+
+
+async def test_pieces_that_keep_coming_outlast_the_idle_limit(
+    connections: Connections, provider: Provider
+) -> None:
+    connections.limits = replace(LIMITS, first_byte=10, idle=1)
+
+    async def steady(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(15):
+            await response.write(b"x")
+            await asyncio.sleep(0.1)
+        return response
+
+    provider.handler = steady
+    async with await ask(connections, provider.base_url, is_stream=True) as got:
+        assert await got.read() == b"x" * 15
+
+
+async def test_a_client_that_leaves_before_the_first_byte_ends_the_attempt(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    provider.handler = silent
+    await api.chat(stream=True, hang_up_when=provider.asked)
+    await asyncio.wait_for(provider.cut.wait(), timeout=5)
+    assert (await record_of(tenant)).status == Status.CLIENT_GONE
+    assert len(provider.requests) == 1
 
 
 async def test_an_answer_too_large_is_a_502_and_not_kept(
@@ -256,12 +394,12 @@ async def test_reading_stops_at_the_limit(connections: Connections, provider: Pr
         return web.Response(body=b"x" * 100_000)
 
     provider.handler = large
-    async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=False) as got:
+    async with await ask(connections, provider.base_url) as got:
         with pytest.raises(UpstreamCut):
             await got.read(bytes_max=99_999)
-    async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=False) as got:
+    async with await ask(connections, provider.base_url) as got:
         assert len(await got.read(bytes_max=100_000)) == 100_000
-    async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=False) as got:
+    async with await ask(connections, provider.base_url) as got:
         assert await got.read_start(5) == b"xxxxx"
 
 
@@ -269,7 +407,7 @@ async def test_closing_ends_whoever_is_reading(
     connections: Connections, provider: Provider
 ) -> None:
     provider.handler = streamed(*TEXT[:1], then="silence")
-    async with await connections.send(at(provider.base_url), "/x", b"{}", is_stream=True) as got:
+    async with await ask(connections, provider.base_url, is_stream=True) as got:
         pieces = got.pieces()
         await anext(pieces)
         asyncio.get_running_loop().call_later(0.05, got.close)
@@ -279,12 +417,12 @@ async def test_closing_ends_whoever_is_reading(
 
 
 async def test_a_slow_provider_is_told_apart_from_a_gone_one(
-    connections: Connections, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    connections: Connections, provider: Provider
 ) -> None:
-    monkeypatch.setattr(upstream, "ANSWER_SECONDS_MAX", 0.1)
+    connections.limits = replace(LIMITS, total=0.1)
     provider.handler = silent
     with pytest.raises(UpstreamTimedOut):
-        await connections.send(at(provider.base_url), "/x", b"{}", is_stream=False)
+        await ask(connections, provider.base_url)
 
 
 async def test_a_settlement_that_takes_too_long_does_not_keep_the_answer(
