@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import structlog
 from django.conf import settings
@@ -66,9 +67,7 @@ NAMED: tuple[tuple[re.Pattern[str], dict[str, Named]], ...] = (
     ),
 )
 # Google's clients say v1beta or v1, by version; both mean the same here.
-GEMINI_CALL = re.compile(
-    r"/api/ai/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)"
-)
+GEMINI_CALL = re.compile(r"/api/ai/v1(?:beta)?/models/([^/:]+):([A-Za-z]+)")
 
 
 class GatewayApp:
@@ -114,14 +113,14 @@ class GatewayApp:
 def _handler_for(exchange: Exchange) -> Handler:
     """The handler of this path and method. Raises Refusal (404, 405, a key in the URL)."""
     path = exchange.path
+    if _dialect_of(path) == "gemini" and "key" in parse_qs(exchange.query, keep_blank_values=True):
+        raise refusals.key_in_url()
     if methods := FIXED.get(path):
         handler: Handler = _of_method(methods, exchange.method)
         return handler
-    if match := GEMINI_CALL.fullmatch(path):
+    if (match := GEMINI_CALL.fullmatch(path)) and match.group(2) in GEMINI_METHODS:
         _of_method({"POST": None}, exchange.method)
-        if re.search(r"(?:^|&)key=", exchange.query):
-            raise refusals.key_in_url()
-        return _gemini_call(match.group(1), match.group(2) == "streamGenerateContent")
+        return GEMINI_METHODS[match.group(2)](match.group(1))
     for pattern, named in NAMED:
         if match := pattern.fullmatch(path):
             return _with_name(_of_method(named, exchange.method), match.group(1))
@@ -138,10 +137,20 @@ def _with_name(handler: Named, name: str) -> Handler:
     return lambda exchange, services, _: handler(exchange, services, name)
 
 
-def _gemini_call(model: str, is_stream: bool) -> Handler:
+def _gemini_call(model: str, *, is_stream: bool) -> Handler:
     """Gemini's wire says in the path what others say in the body."""
     ask = Ask("gemini", "generateContent", {"model": model, "stream": is_stream})
     return lambda exchange, services, call_id: serve_generation(exchange, services, call_id, ask)
+
+
+# What follows a model's name in a path: {method: the handler for this model}.
+GEMINI_METHODS: dict[str, Callable[[str], Handler]] = {
+    "generateContent": lambda model: _gemini_call(model, is_stream=False),
+    "streamGenerateContent": lambda model: _gemini_call(model, is_stream=True),
+    "countTokens": lambda model: _with_name(endpoints.count_gemini_tokens, model),
+    "embedContent": lambda model: _with_name(endpoints.refuse_gemini_embeddings, model),
+    "batchEmbedContents": lambda model: _with_name(endpoints.refuse_gemini_embeddings, model),
+}
 
 
 def _unknown_path(exchange: Exchange) -> Refusal:

@@ -29,6 +29,7 @@ from gateway.snapshot import Caller
 from gateway.store import Kind, UnableToUseStore
 
 ITEMS_PAGE_MAX = 100
+GEMINI_METHODS = ("generateContent", "streamGenerateContent", "countTokens")
 
 
 # --- models ----------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def _describe_for_gemini(candidate: Candidate) -> dict[str, Any]:
         "displayName": candidate.public_name,
         "inputTokenLimit": candidate.context_tokens_max,
         "outputTokenLimit": candidate.output_tokens_max,
-        "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
+        "supportedGenerationMethods": GEMINI_METHODS,
     }
 
 
@@ -222,8 +223,37 @@ async def count_tokens(exchange: Exchange, services: Services, _: uuid.UUID) -> 
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = parse_object(raw)
     CLIENT_DIALECTS["anthropic"].inspect({"max_tokens": 1, **body})
-    name = body["model"]
+    tokens = await _count(services, body["model"], raw)
+    await exchange.send_json(200, {"input_tokens": tokens})
+
+
+async def count_gemini_tokens(exchange: Exchange, services: Services, name: str) -> None:
+    """`POST /v1beta/models/{id}:countTokens`: the same estimate in Gemini's shape.
+
+    The body has `contents`, or a whole request as `generateContentRequest`
+    (ai.google.dev/api/tokens#method:-models.counttokens).
+    """
+    await authenticate(exchange.headers, services.snapshot)
+    raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
+    body = parse_object(raw)
+    for member in ("generateContentRequest", "generate_content_request"):
+        if isinstance(body.get(member), dict):
+            body = body[member]
+    CLIENT_DIALECTS["gemini"].inspect({**body, "model": name, "stream": False})
+    await exchange.send_json(200, {"totalTokens": await _count(services, name, raw)})
+
+
+async def _count(services: Services, name: str, raw: bytes) -> int:
+    """An estimate of a request's input tokens. Raises Refusal for a model that is not there."""
     if name not in (await current_catalog(services)).by_name:
         raise refusals.unknown_model(name)
-    tokens = max(count_input_tokens_max(raw) // BYTES_PER_TOKEN, 1)
-    await exchange.send_json(200, {"input_tokens": tokens})
+    return max(count_input_tokens_max(raw) // BYTES_PER_TOKEN, 1)
+
+
+async def refuse_gemini_embeddings(exchange: Exchange, services: Services, name: str) -> None:
+    """`POST /v1beta/models/{id}:embedContent` and `:batchEmbedContents`: served elsewhere.
+
+    Raises Refusal always.
+    """
+    await authenticate(exchange.headers, services.snapshot)
+    raise refusals.embeddings_elsewhere()

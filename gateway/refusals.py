@@ -249,6 +249,17 @@ def endpoint_not_offered(model: str, endpoint: str, offered: str) -> Refusal:
     )
 
 
+def embeddings_elsewhere() -> Refusal:
+    """Gemini's methods that embed: only OpenAI's wire has embeddings here."""
+    return Refusal(
+        400,
+        INVALID,
+        "Embeddings are not offered on this wire: POST them in OpenAI's shape to "
+        "/api/ai/v1/embeddings, with a model of /api/ai/v1/models that can embed.",
+        code="unsupported_endpoint",
+    )
+
+
 def model_without_price(model: str) -> Refusal:
     """A call that cannot be billed is not made."""
     return Refusal(

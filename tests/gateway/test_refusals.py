@@ -89,6 +89,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.BadRequestError,
     ),
     (
+        refusals.embeddings_elsewhere(),
+        *(400, refusals.INVALID, "unsupported_endpoint", None, {}),
+        openai.BadRequestError,
+    ),
+    (
         refusals.model_without_price("m"),
         *(503, refusals.SERVER, "model_not_priced", None, {RETRY: "false"}),
         openai.InternalServerError,

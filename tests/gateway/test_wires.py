@@ -277,11 +277,71 @@ async def test_store_false_keeps_nothing(api: ApiClient, provider: Provider) -> 
     assert (await api.call(f"/responses/{kept['id']}", method="GET")).status == 404
 
 
-async def test_a_key_in_the_url_is_refused(api: ApiClient, tenant: Tenant) -> None:
-    path = "/api/ai/v1beta/models/gemini-3-flash:generateContent"
-    answer = await api.call(path, REQUESTS["gemini"][1], key="", query=f"key={tenant.key}".encode())
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1beta/models/gemini-3-flash:generateContent"),
+        ("POST", "/v1/models/gemini-3-flash:streamGenerateContent"),
+        ("POST", "/v1beta/models/gemini-3-flash:countTokens"),
+        ("POST", "/v1beta/models/gemini-3-flash:batchEmbedContents"),
+        ("GET", "/v1beta/models"),
+        ("GET", "/v1beta/models/gemini-3-flash"),
+        ("POST", "/v1beta/cachedContents"),
+    ],
+)
+@pytest.mark.parametrize("query", ["key={}", "alt=sse&key={}", "%6bey={}", "key="])
+async def test_a_key_in_the_url_is_refused_on_every_gemini_path(
+    api: ApiClient, tenant: Tenant, method: str, path: str, query: str
+) -> None:
+    answer = await api.call(
+        f"/api/ai{path}",
+        REQUESTS["gemini"][1] if method == "POST" else None,
+        method=method,
+        query=query.format(tenant.key).encode(),
+    )
+    error = answer.json["error"]
+    assert (answer.status, error["status"]) == (400, "INVALID_ARGUMENT")
+    assert error["details"][0]["reason"] == "KEY_IN_URL"
+    assert "header" in error["message"]
+    assert tenant.key.encode() not in answer.body
+
+
+@pytest.mark.parametrize("model", [name for name, _, _ in MODELS.values()])
+async def test_tokens_are_counted_for_googles_clients_and_every_model(
+    api: ApiClient, tenant: Tenant, model: str
+) -> None:
+    path = f"/api/ai/v1beta/models/{model}:countTokens"
+    contents = REQUESTS["gemini"][1]
+    short = await api.call(path, contents)
+    whole = await api.call(path, {"generateContentRequest": {"model": model, **contents}})
+    long = await api.call(path, {"contents": [{"role": "user", "parts": [{"text": "Hi " * 200}]}]})
+    assert (short.status, whole.status, list(short.json)) == (200, 200, ["totalTokens"])
+    assert 0 < short.json["totalTokens"] <= whole.json["totalTokens"] < long.json["totalTokens"]
+    both = {**contents, "model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    for_google = await api.call(path, both)
+    for_anthropic = await api.call("/messages/count_tokens", both)
+    assert for_google.json["totalTokens"] == for_anthropic.json["input_tokens"]
+    assert not await UsageRecord.objects.filter(organization=tenant.organization).aexists()
+
+
+async def test_what_cannot_be_counted_is_refused_in_googles_shape(api: ApiClient) -> None:
+    path = "/api/ai/v1beta/models/gemini-3-flash:countTokens"
+    missing = await api.call(path, {"contents": []})
+    assert (missing.status, missing.json["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    unknown = await api.call(path.replace("flash", "none"), REQUESTS["gemini"][1])
+    assert (unknown.status, unknown.json["error"]["status"]) == (404, "NOT_FOUND")
+    assert (await api.call(path, REQUESTS["gemini"][1], key="aig_wrong")).status == 401
+    assert (await api.call(path, method="GET")).status == 405
+
+
+@pytest.mark.parametrize("method", ["embedContent", "batchEmbedContents"])
+async def test_googles_embeddings_are_refused_with_the_way_to_have_them(
+    api: ApiClient, method: str
+) -> None:
+    answer = await api.call(f"/api/ai/v1beta/models/gemini-3-flash:{method}", {"requests": []})
     assert answer.status == 400
-    assert "header" in answer.json["error"]["message"]
+    assert "/api/ai/v1/embeddings" in answer.json["error"]["message"]
+    assert (await api.call("/api/ai/v1beta/models/gemini-3-flash:predict", {})).status == 404
 
 
 async def test_googles_clients_read_one_model(api: ApiClient) -> None:
