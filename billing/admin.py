@@ -5,6 +5,7 @@ a mistake gets a further transfer.
 """
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -16,8 +17,8 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from billing import ledger, money
-from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing import grants, ledger, money
+from billing.models import CreditGrant, GrantUse, LedgerAccount, PriceVersion, Transfer, UsageRecord
 from orgs.models import Organization
 
 
@@ -53,6 +54,12 @@ class GrantForm(forms.Form):
         widget=UnfoldAdminTextInputWidget(),
         help_text="Kept with the transfer for ever.",
     )
+    expires_on = forms.DateField(
+        label="Last day (UTC)",
+        required=False,
+        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "2030-12-31"}),
+        help_text="Afterwards what is unspent is taken back. Empty: never.",
+    )
     # Made when the form is shown: sending it twice grants once.
     idempotency_key = forms.CharField(max_length=120, widget=forms.HiddenInput)
 
@@ -65,6 +72,15 @@ class GrantForm(forms.Form):
         if nanos <= 0:
             raise forms.ValidationError("The amount must be above zero.")
         return nanos
+
+    def clean_expires_on(self) -> datetime | None:
+        """When it expires."""
+        day = self.cleaned_data["expires_on"]
+        if day is None:
+            return None
+        if day < timezone.now().date():
+            raise forms.ValidationError("Give today or a later day.")
+        return grants.end_of(day)
 
 
 @admin.register(LedgerAccount)
@@ -122,6 +138,7 @@ class LedgerAccountAdmin(ReadOnlyAdmin):
                 reason=form.cleaned_data["reason"],
                 idempotency_key=form.cleaned_data["idempotency_key"],
                 created_by=request.user,  # type: ignore[arg-type]
+                expires_at=form.cleaned_data["expires_on"],
                 at=timezone.now(),
             )
         except ledger.KeyReused:
@@ -163,6 +180,62 @@ class TransferAdmin(ReadOnlyAdmin):
     def amount(self, transfer: Transfer) -> str:
         """Dollars."""
         return money.format_dollars(transfer.amount_nanos)
+
+
+@admin.register(CreditGrant)
+class CreditGrantAdmin(ReadOnlyAdmin):
+    """Promotional credit: what is left of each grant and until when."""
+
+    list_display = ("organization", "amount", "used", "expired", "left", "expires_at", "created_at")
+    list_select_related = ("organization",)
+    search_fields = ("organization__name", "organization__slug")
+    date_hierarchy = "created_at"
+    fields = (
+        "organization",
+        "transfer",
+        "amount",
+        "used",
+        "expired",
+        "left",
+        "expires_at",
+        "created_at",
+    )
+
+    @admin.display(description="Granted", ordering="amount_nanos")
+    def amount(self, lot: CreditGrant) -> str:
+        """Dollars."""
+        return money.format_dollars(lot.amount_nanos)
+
+    @admin.display(description="Used", ordering="used_nanos")
+    def used(self, lot: CreditGrant) -> str:
+        """Dollars."""
+        return money.format_dollars(lot.used_nanos)
+
+    @admin.display(description="Expired", ordering="expired_nanos")
+    def expired(self, lot: CreditGrant) -> str:
+        """Dollars."""
+        return money.format_dollars(lot.expired_nanos)
+
+    @admin.display(description="Left")
+    def left(self, lot: CreditGrant) -> str:
+        """Dollars."""
+        return money.format_dollars(lot.remaining_nanos)
+
+
+@admin.register(GrantUse)
+class GrantUseAdmin(ReadOnlyAdmin):
+    """Which transfer took how much of which grant."""
+
+    list_display = ("grant", "transfer", "amount")
+    list_select_related = ("grant__organization", "transfer")
+    search_fields = ("grant__organization__slug", "transfer__public_id")
+    show_full_result_count = False
+    fields = ("grant", "transfer", "amount")
+
+    @admin.display(description="Amount", ordering="amount_nanos")
+    def amount(self, use: GrantUse) -> str:
+        """Dollars."""
+        return money.format_dollars(use.amount_nanos)
 
 
 @admin.register(PriceVersion)

@@ -13,7 +13,14 @@ from django.db import connection, transaction
 from django.db.models import Count, F, Min, Q, QuerySet, Sum
 
 from billing import ledger, pricing, usage
-from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.models import (
+    CreditGrant,
+    GrantUse,
+    LedgerAccount,
+    PriceVersion,
+    Transfer,
+    UsageRecord,
+)
 from billing.money import format_dollars
 from orgs.models import Organization
 
@@ -46,6 +53,7 @@ class _Books:
     accounts: "QuerySet[LedgerAccount]"
     transfers: "QuerySet[Transfer]"
     records: "QuerySet[UsageRecord]"
+    lots: "QuerySet[CreditGrant]"
 
 
 def verify(organization: Organization | None = None) -> Report:
@@ -55,6 +63,7 @@ def verify(organization: Organization | None = None) -> Report:
         LedgerAccount.objects.filter(**wanted).select_related("organization"),
         Transfer.objects.filter(**wanted).order_by(),
         UsageRecord.objects.filter(**wanted).order_by(),
+        CreditGrant.objects.filter(**wanted).select_related("organization").order_by("pk"),
     )
     report = Report()
     with _snapshot():
@@ -66,6 +75,8 @@ def verify(organization: Organization | None = None) -> Report:
             _accounts_are_of_the_organization,
             _usage_is_what_was_charged,
             _costs_compute_again,
+            _lots_are_what_was_taken,
+            _lots_lie_in_the_balance,
             _open_holds,
         ):
             check(books, report)
@@ -208,6 +219,54 @@ def _costs_compute_again(books: _Books, report: Report) -> None:
                 f"Call {record.request_id}: recorded cost {record.cost_nanos}, computed {cost}."
             )
     report.figures.append(("Calls", f"{count:,}"))
+
+
+def _lots_are_what_was_taken(books: _Books, report: Report) -> None:
+    uses = GrantUse.objects.filter(grant__in=books.lots).order_by()
+    expiry = Q(transfer__code=Transfer.Code.EXPIRY)
+    used, expired = (
+        dict(
+            uses.filter(rows)
+            .values("grant_id")
+            .annotate(total=Sum("amount_nanos"))
+            .values_list("grant_id", "total")
+        )
+        for rows in (~expiry, expiry)
+    )
+    for lot in books.lots:
+        for name, stored, summed in (
+            ("used", lot.used_nanos, used.get(lot.pk, 0)),
+            ("expired", lot.expired_nanos, expired.get(lot.pk, 0)),
+        ):
+            if stored != summed:
+                report.differences.append(
+                    f"{lot.organization.slug}: grant {lot.pk} has {name} {stored}, its uses sum to "
+                    f"{summed} (difference {stored - summed})."
+                )
+
+
+def _lots_lie_in_the_balance(books: _Books, report: Report) -> None:
+    """Promotional credit is part of the balance that no refund is taking."""
+    left: dict[int, int] = {}
+    for lot in books.lots:
+        left[lot.organization_id] = left.get(lot.organization_id, 0) + lot.remaining_nanos
+    room: dict[int, int] = {}
+    for account in books.accounts:
+        if account.kind == LedgerAccount.Kind.CREDITS:
+            room[account.organization_id] = (
+                room.get(account.organization_id, 0) + account.posted_nanos
+            )
+        if account.kind == LedgerAccount.Kind.PAYMENTS_CLEARING:
+            room[account.organization_id] = (
+                room.get(account.organization_id, 0) - account.credits_pending_nanos
+            )
+    for organization in Organization.objects.filter(pk__in=left):
+        if left[organization.pk] > room.get(organization.pk, 0):
+            report.differences.append(
+                f"{organization.slug}: {left[organization.pk]} nano-dollars of promotions are "
+                f"unspent, the balance holds {room.get(organization.pk, 0)}."
+            )
+    report.figures.append(("Unspent promotions", format_dollars(sum(left.values()))))
 
 
 def _open_holds(books: _Books, report: Report) -> None:

@@ -6,8 +6,10 @@ what was read. Accounts are locked and updated in primary-key order, so that two
 deadlock. The database is the referee (constraints and triggers); its refusals become domain errors
 here, by constraint name, and no other module sees an IntegrityError.
 
-Calls are written in batches (`commit_batch`), because one transaction per call costs more than the
-call. Must not know what a call, a model or a price is.
+Whatever gives credit first pays what the organization owes (`collect_overage`); whatever takes it
+tells `billing.grants`, which knows the promotional part. Calls are written in batches
+(`commit_batch`), because one transaction per call costs more than the call. Must not know what a
+call, a model, a price or a payment provider is.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F, QuerySet
 
-from billing import rows
+from billing import grants, rows
 from billing.models import LedgerAccount, Transfer
 from billing.money import NANOS_PER_DOLLAR
 from orgs.identifiers import ALPHABET
@@ -158,22 +160,31 @@ def grant(
     reason: str,
     idempotency_key: str,
     created_by: User | None = None,
+    expires_at: datetime | None = None,
     at: datetime,
 ) -> Transfer:
-    """Give promotional credit. The same key and arguments again return the first transfer.
+    """Give promotional credit, until `expires_at` if given. The same key and arguments again
+    return the first transfer.
 
-    Raises KeyReused; ValueError unless the amount is above zero and plausible.
+    Raises KeyReused; ValueError unless the amount is above zero and plausible and the expiry is
+    later than `at`.
     """
+    if expires_at is not None and expires_at <= at:
+        raise ValueError("Give an expiry that is still to come.")
     return _post(
-        organization,
-        amount_nanos,
-        debit=Kind.PROMOTIONS,
-        credit=Kind.CREDITS,
-        code=Code.PROMO,
-        reason=reason,
-        idempotency_key=idempotency_key,
-        created_by=created_by,
-        at=at,
+        _Entry(
+            organization_id=organization.pk,
+            debit=Kind.PROMOTIONS,
+            credit=Kind.CREDITS,
+            amount_nanos=amount_nanos,
+            code=Code.PROMO,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            created_by=created_by,
+            at=at,
+            terms=f"until {expires_at.isoformat()}" if expires_at else "",
+        ),
+        also=lambda transfer: grants.open_lot(transfer, expires_at=expires_at),
     )
 
 
@@ -188,93 +199,224 @@ def correct(
 ) -> Transfer:
     """Put a mistake right: a positive amount adds credit, a negative one takes it away.
 
-    Raises UnableToDebit when more would be taken than is available, KeyReused, ValueError for 0.
+    Promotional credit is taken last: to end a grant, expire it. Raises UnableToDebit when more
+    would be taken than is available, KeyReused, ValueError for 0.
     """
     debit, credit = Kind.CORRECTIONS, Kind.CREDITS
     if amount_nanos < 0:
         debit, credit = credit, debit
     return _post(
-        organization,
-        abs(amount_nanos),
-        debit=debit,
-        credit=credit,
-        code=Code.CORRECTION,
-        reason=reason,
-        idempotency_key=idempotency_key,
-        created_by=created_by,
-        at=at,
+        _Entry(
+            organization_id=organization.pk,
+            debit=debit,
+            credit=credit,
+            amount_nanos=abs(amount_nanos),
+            code=Code.CORRECTION,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            created_by=created_by,
+            at=at,
+        ),
+        also=_trim_lots if amount_nanos < 0 else None,
     )
 
 
-def _post(
-    organization: Organization,
-    amount_nanos: int,
-    *,
-    debit: str,
-    credit: str,
-    code: str,
-    reason: str,
-    idempotency_key: str,
-    created_by: User | None,
-    at: datetime,
+def expire(
+    organization_id: int, amount_nanos: int, *, reason: str, idempotency_key: str, at: datetime
 ) -> Transfer:
-    """One POSTED transfer, or the one that this key made before."""
-    if not 0 < amount_nanos <= AMOUNT_NANOS_MAX:
+    """Take promotional credit whose time is over; which lot it was is the caller's to record.
+
+    Raises UnableToDebit, KeyReused, ValueError.
+    """
+    return _post(
+        _Entry(
+            organization_id=organization_id,
+            debit=Kind.CREDITS,
+            credit=Kind.BREAKAGE,
+            amount_nanos=amount_nanos,
+            code=Code.EXPIRY,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            at=at,
+        )
+    )
+
+
+def owed_nanos(organization_id: int) -> int:
+    """What the organization owes for calls that cost more than could be taken from its credit."""
+    account = LedgerAccount.objects.filter(
+        organization_id=organization_id, kind=Kind.OVERAGE_RECEIVABLE
+    ).first()
+    return 0 if account is None else max(0, -account.posted_nanos)
+
+
+def collect_overage(organization_id: int, *, at: datetime) -> Transfer | None:
+    """Pay what is owed from available credit, as far as it goes; None when there is nothing to do.
+
+    Everything that gives credit does this in the same transaction.
+    """
+    with transaction.atomic():
+        credit = lock_credit(organization_id)
+        owed = owed_nanos(organization_id)
+        amount = min(owed, credit.available_nanos)
+        if amount <= 0:
+            return None
+        accounts = _open_accounts(organization_id)
+        paid_before = accounts[Kind.OVERAGE_RECEIVABLE].credits_posted_nanos
+        return _post(
+            _Entry(
+                organization_id=organization_id,
+                debit=Kind.CREDITS,
+                credit=Kind.OVERAGE_RECEIVABLE,
+                amount_nanos=amount,
+                code=Code.OVERAGE,
+                reason="usage above the credit of its time",
+                # What was paid before only grows: the same debt is not paid twice.
+                idempotency_key=f"overage:{paid_before}",
+                at=at,
+            ),
+            also=_consume_lots,
+        )
+
+
+def collect_overage_of_all(*, at: datetime) -> int:
+    """Collect wherever something is owed and credit is available; the nano-dollars collected.
+
+    Credit also becomes available when a hold ends, which collects nothing by itself.
+    """
+    owing = LedgerAccount.objects.filter(
+        kind=Kind.OVERAGE_RECEIVABLE, debits_posted_nanos__gt=F("credits_posted_nanos")
+    ).values_list("organization_id", flat=True)
+    collected = [collect_overage(organization_id, at=at) for organization_id in list(owing)]
+    return sum(transfer.amount_nanos for transfer in collected if transfer is not None)
+
+
+def lock_credit(organization_id: int) -> LedgerAccount:
+    """The organization's CREDITS account, locked until the transaction ends, as it is now.
+
+    Every movement of credit takes this lock first, so that whoever holds it decides alone.
+    """
+    accounts = _open_accounts(organization_id)
+    return LedgerAccount.objects.select_for_update(no_key=True).get(pk=accounts[Kind.CREDITS].pk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One transfer to write. `terms`: what else tells this intention from another one."""
+
+    organization_id: int
+    debit: str
+    credit: str
+    amount_nanos: int
+    code: str
+    reason: str
+    idempotency_key: str
+    at: datetime
+    created_by: User | None = None
+    terms: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        terms = [self.terms] if self.terms else []
+        return _fingerprint(
+            self.debit, self.credit, self.amount_nanos, self.code, self.reason, *terms
+        )
+
+
+def _post(entry: _Entry, *, also: Callable[[Transfer], object] | None = None) -> Transfer:
+    """One POSTED transfer, or the one that this key made before.
+
+    `also(transfer)` runs in the same transaction, when the transfer is new.
+    """
+    if not 0 < entry.amount_nanos <= AMOUNT_NANOS_MAX:
         raise ValueError("Give an amount above zero and up to 100,000,000 dollars.")
-    fingerprint = _fingerprint(debit, credit, amount_nanos, code, reason)
-    first = _replayed(organization, idempotency_key, fingerprint)
+    first = _replayed(entry)
     if first is not None:
         return first
-    accounts = open_accounts(organization)
+    accounts = _open_accounts(entry.organization_id)
     try:
         with transaction.atomic():
-            transfer = Transfer.objects.create(
-                organization=organization,
-                debit_account=accounts[debit],
-                credit_account=accounts[credit],
-                amount_nanos=amount_nanos,
-                code=code,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint,
-                reason=reason,
-                created_by=created_by,
-                created_at=at,
-            )
-            changes = {
-                accounts[debit].pk: {"debits_posted_nanos": amount_nanos},
-                accounts[credit].pk: {"credits_posted_nanos": amount_nanos},
-            }
-            for account_id in sorted(changes):
-                LedgerAccount.objects.filter(pk=account_id).update(
-                    **{field: F(field) + amount for field, amount in changes[account_id].items()}
-                )
+            transfer = _write(entry, accounts)
+            if also is not None:
+                also(transfer)
+            if entry.credit == Kind.CREDITS:
+                collect_overage(entry.organization_id, at=entry.at)
     except IntegrityError as error:
-        return _explain_post(error, organization, amount_nanos, idempotency_key, fingerprint)
+        return _explain_post(error, entry)
     return transfer
 
 
-def _explain_post(
-    error: IntegrityError, organization: Organization, amount_nanos: int, key: str, fingerprint: str
-) -> Transfer:
+def _write(entry: _Entry, accounts: dict[str, LedgerAccount]) -> Transfer:
+    """The row and both counters, accounts in primary-key order."""
+    changes = {
+        accounts[entry.debit].pk: {"debits_posted_nanos": entry.amount_nanos},
+        accounts[entry.credit].pk: {"credits_posted_nanos": entry.amount_nanos},
+    }
+    _count_changes(changes)
+    return Transfer.objects.create(
+        organization_id=entry.organization_id,
+        debit_account=accounts[entry.debit],
+        credit_account=accounts[entry.credit],
+        amount_nanos=entry.amount_nanos,
+        code=entry.code,
+        idempotency_key=entry.idempotency_key,
+        fingerprint=entry.fingerprint,
+        reason=entry.reason,
+        created_by=entry.created_by,
+        created_at=entry.at,
+    )
+
+
+def _count_changes(changes: dict[int, dict[str, int]]) -> None:
+    for account_id in sorted(changes):
+        LedgerAccount.objects.filter(pk=account_id).update(
+            **{field: F(field) + amount for field, amount in changes[account_id].items()}
+        )
+
+
+def _consume_lots(transfer: Transfer) -> None:
+    """The transfer paid for usage: promotional credit first."""
+    grants.consume(
+        [
+            grants.Charge(
+                transfer.organization_id, transfer.pk, transfer.amount_nanos, transfer.created_at
+            )
+        ]
+    )
+
+
+def _trim_lots(transfer: Transfer) -> None:
+    """The transfer took credit for something else: promotional credit last."""
+    accounts = _accounts(transfer.organization_id)
+    clearing = accounts[Kind.PAYMENTS_CLEARING]
+    # What is held for a refund leaves to the customer: no lot can lie in it.
+    keep = accounts[Kind.CREDITS].posted_nanos - clearing.credits_pending_nanos
+    grants.trim(transfer, keep_nanos=keep)
+
+
+def _explain_post(error: IntegrityError, entry: _Entry) -> Transfer:
     """The first transfer when another process used the key just now, else a domain error."""
     constraint = _constraint_of(error)
-    if constraint == "billing_transfer_once_per_key":
-        first = _replayed(organization, key, fingerprint)
+    if constraint in ("billing_transfer_once_per_key", "billing_account_no_overdraft"):
+        first = _replayed(entry)
         if first is not None:
             return first
     if constraint == "billing_account_no_overdraft":
-        now = balance(organization)
+        credit = _accounts(entry.organization_id)[Kind.CREDITS]
         raise UnableToDebit(
-            available_nanos=now.available_nanos,
-            held_nanos=now.held_nanos,
-            needed_nanos=amount_nanos,
+            available_nanos=credit.available_nanos,
+            held_nanos=credit.debits_pending_nanos,
+            needed_nanos=entry.amount_nanos,
         ) from error
     raise error
 
 
-def _replayed(organization: Organization, key: str, fingerprint: str) -> Transfer | None:
-    first = Transfer.objects.filter(organization=organization, idempotency_key=key).first()
-    if first is not None and first.fingerprint != fingerprint:
+def _replayed(entry: _Entry) -> Transfer | None:
+    key = entry.idempotency_key
+    first = Transfer.objects.filter(
+        organization_id=entry.organization_id, idempotency_key=key
+    ).first()
+    if first is not None and first.fingerprint != entry.fingerprint:
         raise KeyReused(f"The key {key!r} was used for another transfer ({first.public_id}).")
     return first
 
@@ -418,6 +560,8 @@ class _Batch:
         self.deltas: dict[int, list[int]] = {}
         self.transfers: list[list[Any]] = []
         self.ids: dict[tuple[int, str], int] = {}
+        # Settlements of this try, each with what it took from CREDITS.
+        self.charged: list[tuple[Settlement, int]] = []
         self.is_retry = is_retry
 
     def commit(self) -> BatchOutcome:
@@ -433,6 +577,7 @@ class _Batch:
         }
         self._insert()
         self._count()
+        self._consume_lots()
         return BatchOutcome(
             settled=[self._charged(settlement) for settlement in self.settlements],
             held=[
@@ -516,6 +661,8 @@ class _Batch:
                 self._change(purse.revenue, credits_pending=-item.held_nanos, credits_posted=posted)
                 purse.held_nanos -= item.held_nanos
                 purse.available_nanos += item.held_nanos - posted
+                if posted:
+                    self.charged.append((item, posted))
         over = item.cost_nanos - posted
         if over and self._add_transfer(
             item,
@@ -632,6 +779,20 @@ class _Batch:
         parameters = [value for pk in sorted(self.deltas) for value in (pk, *self.deltas[pk])]
         with connection.cursor() as cursor:
             cursor.execute(statement, parameters)
+
+    def _consume_lots(self) -> None:
+        """Promotional credit pays first."""
+        grants.consume(
+            [
+                grants.Charge(
+                    item.organization_id,
+                    self.ids[item.organization_id, item.idempotency_key],
+                    posted,
+                    item.created_at,
+                )
+                for item, posted in self.charged
+            ]
+        )
 
     def _charged(self, item: Settlement) -> int | None:
         if not item.cost_nanos:

@@ -5,10 +5,22 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import metering
+from billing import expiry, ledger, metering
 
 
 @shared_task(name="billing.release_expired_holds")
 def release_expired_holds(**_: Any) -> int:
     """Give back what calls of dead processes still hold; how many holds."""
     return metering.release_expired_holds(timezone.now())
+
+
+@shared_task(name="billing.expire_grants")
+def expire_grants(**_: Any) -> int:
+    """Take back promotional credit whose time is over; nano-dollars."""
+    return expiry.expire_lots(timezone.now())
+
+
+@shared_task(name="billing.collect_overage")
+def collect_overage(**_: Any) -> int:
+    """Pay what is owed from credit that has become available; nano-dollars."""
+    return ledger.collect_overage_of_all(at=timezone.now())

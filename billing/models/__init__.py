@@ -10,6 +10,8 @@ bypasses `billing.ledger` is refused too. Only `billing.ledger` writes accounts 
 Must know nothing of deployments or the gateway: usage records carry plain ids of those.
 """
 
+from billing.models.grants import CreditGrant as CreditGrant
+from billing.models.grants import GrantUse as GrantUse
 from billing.models.ledger import LedgerAccount as LedgerAccount
 from billing.models.ledger import Transfer as Transfer
 from billing.models.ledger import transfer_id as transfer_id

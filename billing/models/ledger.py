@@ -25,6 +25,7 @@ class LedgerAccount(models.Model):
         PAYMENTS_CLEARING = "PAYMENTS_CLEARING", "Payments clearing"
         OVERAGE_RECEIVABLE = "OVERAGE_RECEIVABLE", "Overage receivable"
         CORRECTIONS = "CORRECTIONS", "Corrections"
+        BREAKAGE = "BREAKAGE", "Breakage"
 
     # Every organization has its own contra accounts: one shared revenue row would make all tenants
     # queue for its lock.
@@ -86,6 +87,9 @@ class Transfer(models.Model):
         PROMO = "PROMO", "Promotion"
         REFUND = "REFUND", "Refund"
         CORRECTION = "CORRECTION", "Correction"
+        EXPIRY = "EXPIRY", "Expiry"
+        OVERAGE = "OVERAGE", "Overage collected"
+        DISPUTE = "DISPUTE", "Disputed payment"
 
     organization = models.ForeignKey(
         Organization, on_delete=models.PROTECT, related_name="transfers"

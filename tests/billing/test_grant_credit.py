@@ -1,10 +1,12 @@
 """manage.py grant_credit: what an operator types, and what they are told."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.core.management import CommandError, call_command
 
 from billing import ledger
-from billing.models import Transfer
+from billing.models import CreditGrant, Transfer
 
 pytestmark = pytest.mark.django_db
 
@@ -52,3 +54,15 @@ def test_an_unknown_organization_is_refused(db):
 def test_a_reason_is_required(organization):
     with pytest.raises(CommandError, match="--reason"):
         call_command("grant_credit", organization.slug, "5")
+
+
+def test_credit_may_be_given_until_the_end_of_a_day(organization):
+    call_command("grant_credit", organization.slug, "5", "--reason", "a", "--expires", "2999-12-31")
+    assert CreditGrant.objects.get().expires_at == datetime(3000, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("day", ["2001-01-01", "tomorrow"])
+def test_a_day_that_is_over_or_none_is_refused(organization, day):
+    with pytest.raises(CommandError, match=r"still to come|invalid"):
+        call_command("grant_credit", organization.slug, "5", "--reason", "a", "--expires", day)
+    assert not Transfer.objects.exists()

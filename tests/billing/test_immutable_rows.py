@@ -7,7 +7,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from billing import ledger, pricing
-from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.models import CreditGrant, GrantUse, LedgerAccount, PriceVersion, Transfer, UsageRecord
 from tests import factories
 
 NOW = timezone.now()
@@ -164,6 +164,79 @@ def test_credit_never_goes_below_zero_holds_included(accounts, hold):
         credit.update(debits_posted_nanos=701)
     with refused("billing_account_no_overdraft"), transaction.atomic():
         credit.update(debits_pending_nanos=1001)
+
+
+# --- Promotional credit ---------------------------------------------------------------------------
+@pytest.fixture
+def lot(organization, accounts):
+    return CreditGrant.objects.get()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount_nanos": 999},
+        {"expires_at": NOW},
+        {"created_at": NOW - timedelta(days=1)},
+        {"used_nanos": 4},
+        {"expired_nanos": 4},
+    ],
+)
+def test_of_a_grant_only_what_is_spent_grows(lot, change):
+    CreditGrant.objects.update(used_nanos=5, expired_nanos=5)
+    with refused("billing_grant_only_spent_grows|only what is used"), transaction.atomic():
+        CreditGrant.objects.update(**change)
+
+
+def test_a_grant_does_not_move_to_another_organization(lot, other_organization):
+    with refused("billing_grant_only_spent_grows|only what is used"), transaction.atomic():
+        CreditGrant.objects.update(organization=other_organization)
+
+
+@pytest.mark.parametrize(
+    "change", [{"used_nanos": 1001}, {"used_nanos": 600, "expired_nanos": 600}]
+)
+def test_a_grant_is_not_spent_beyond_its_amount(lot, change):
+    with refused("billing_grant_spent_within_amount"), transaction.atomic():
+        CreditGrant.objects.update(**change)
+
+
+def test_a_grant_is_above_zero(lot, accounts):
+    with refused("billing_grant_amount_positive"), transaction.atomic():
+        CreditGrant.objects.create(
+            organization=lot.organization,
+            transfer=make_transfer(accounts),
+            amount_nanos=0,
+            created_at=NOW,
+        )
+
+
+def test_grants_and_their_uses_are_not_removed_nor_uses_edited(lot, accounts):
+    use = GrantUse.objects.create(grant=lot, transfer=make_transfer(accounts), amount_nanos=5)
+    for statement in (
+        "DELETE FROM billing_grantuse",
+        "UPDATE billing_grantuse SET amount_nanos = 1",
+        f"DELETE FROM billing_creditgrant WHERE id <> {use.grant_id + 1}",
+    ):
+        with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def test_a_transfer_uses_a_grant_once_and_above_zero(lot, accounts):
+    transfer = make_transfer(accounts)
+    GrantUse.objects.create(grant=lot, transfer=transfer, amount_nanos=5)
+    with refused(r"once_per_transfer|grantuse\.grant_id"), transaction.atomic():
+        GrantUse.objects.create(grant=lot, transfer=transfer, amount_nanos=5)
+    with refused("billing_grant_use_amount_positive"), transaction.atomic():
+        GrantUse.objects.create(grant=lot, transfer=lot.transfer, amount_nanos=0)
+
+
+def test_a_use_fits_its_transfer_and_is_of_one_organization(lot, accounts, other_organization):
+    with refused("grant_use_fits|uses grants of its own"), transaction.atomic():
+        GrantUse.objects.create(grant=lot, transfer=make_transfer(accounts), amount_nanos=11)
+    theirs = factories.make_credit(organization=other_organization)
+    with refused("grant_use_fits|uses grants of its own"), transaction.atomic():
+        GrantUse.objects.create(grant=lot, transfer=theirs, amount_nanos=5)
 
 
 def test_counters_are_never_negative(accounts):

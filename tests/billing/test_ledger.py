@@ -9,7 +9,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import checks, ledger
+from billing import checks, expiry, grants, ledger
 from billing.models import LedgerAccount, Transfer
 from tests import factories
 
@@ -90,6 +90,65 @@ def test_a_correction_cannot_take_what_is_held_or_not_there(organization):
         ledger.correct(organization, -101, reason="x", idempotency_key="c1", at=NOW)
     assert refusal.value.available_nanos == 100
     assert figures(organization) == (1000, 900, 100)
+
+
+# --- Collecting what is owed --------------------------------------------------------------------
+def owe(organization, amount):
+    """A call that was not held for has cost this."""
+    settle(organization, None, 0, amount, key=f"settle:{amount}")
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        lambda organization: ledger.grant(
+            organization, 500, reason="a", idempotency_key="k", at=NOW
+        ),
+        lambda organization: ledger.correct(
+            organization, 500, reason="a", idempotency_key="k", at=NOW
+        ),
+    ],
+    ids=["grant", "correction"],
+)
+def test_credit_that_arrives_pays_what_is_owed_first(organization, receive):
+    owe(organization, 120)
+    for _ in range(2):
+        receive(organization)
+    assert figures(organization) == (380, 0, 380)
+    assert ledger.owed_nanos(organization.pk) == 0
+    collected = Transfer.objects.get(code="OVERAGE")
+    assert (collected.debit_account.kind, collected.credit_account.kind) == (
+        "CREDITS",
+        "OVERAGE_RECEIVABLE",
+    )
+
+
+def test_what_is_owed_is_paid_as_far_as_the_credit_goes(organization):
+    owe(organization, 120)
+    factories.make_credit(organization=organization, nanos=50)
+    assert figures(organization) == (0, 0, 0)
+    assert ledger.owed_nanos(organization.pk) == 70
+    factories.make_credit(organization=organization, nanos=100)
+    assert figures(organization) == (30, 0, 30)
+    assert ledger.owed_nanos(organization.pk) == 0
+
+
+def test_credit_that_calls_hold_pays_no_debt_until_it_is_free(organization):
+    factories.make_credit(organization=organization, nanos=100)
+    held = hold(organization, 100)
+    owe(organization, 40)
+    assert ledger.collect_overage_of_all(at=NOW) == 0
+    settle(organization, held, 100, 0, key="settle:free")
+    assert ledger.collect_overage_of_all(at=NOW) == 40
+    assert ledger.collect_overage_of_all(at=NOW) == 0
+    assert figures(organization) == (60, 0, 60)
+
+
+def test_nobody_pays_what_another_owes(organization, other_organization):
+    owe(other_organization, 40)
+    factories.make_credit(organization=organization, nanos=100)
+    assert figures(organization) == (100, 0, 100)
+    assert ledger.owed_nanos(other_organization.pk) == 40
 
 
 # --- Holding and settling ----------------------------------------------------------------------
@@ -288,6 +347,8 @@ steps = st.lists(
         st.tuples(st.just("settle"), st.integers(min_value=0, max_value=600)),
         st.tuples(st.just("release"), amounts),
         st.tuples(st.just("batch"), amounts),
+        st.tuples(st.just("collect"), amounts),
+        st.tuples(st.just("expire"), amounts),
     ),
     max_size=15,
 )
@@ -299,6 +360,7 @@ class Model:
     def __init__(self, organization):
         self.organization = organization
         self.credit = 0
+        self.owed = 0
         self.holds: dict[int, int] = {}
         self.number = 0
 
@@ -312,7 +374,18 @@ class Model:
 
     def grant(self, amount):
         ledger.grant(self.organization, amount, reason="", idempotency_key=self.key(), at=NOW)
+        self.receive(amount)
+
+    def receive(self, amount):
+        """Credit pays what is owed first."""
         self.credit += amount
+        collected = min(self.owed, self.available)
+        self.owed -= collected
+        self.credit -= collected
+
+    def pay(self, cost, held):
+        self.credit -= min(cost, held)
+        self.owed += max(0, cost - held)
 
     def correct(self, amount):
         try:
@@ -320,7 +393,10 @@ class Model:
         except ledger.UnableToDebit:
             assert self.available + amount < 0
         else:
-            self.credit += amount
+            if amount > 0:
+                self.receive(amount)
+            else:
+                self.credit += amount
 
     def hold(self, amount):
         if amount <= self.available:
@@ -334,7 +410,17 @@ class Model:
         if self.holds:
             hold_id, held = self.holds.popitem()
             settle(self.organization, hold_id, held, cost, self.key())
-            self.credit -= min(cost, held)
+            self.pay(cost, held)
+
+    def collect(self, _):
+        ledger.collect_overage_of_all(at=NOW)
+        self.receive(0)
+
+    def expire(self, _):
+        lot = grants.open_lots().filter(organization_id=self.organization.pk).first()
+        transfer = lot and expiry.expire_lot(lot.pk, reason="", at=NOW)
+        if transfer:
+            self.credit -= transfer.amount_nanos
 
     def release(self, _):
         if self.holds:
@@ -345,7 +431,7 @@ class Model:
         settlements = []
         if self.holds:
             hold_id, held = self.holds.popitem()
-            self.credit -= min(amount, held)
+            self.pay(amount, held)
             settlements.append(
                 ledger.Settlement(self.organization.pk, hold_id, held, amount, self.key(), NOW)
             )
@@ -374,6 +460,7 @@ def test_whatever_happens_the_books_are_right(db, steps):
             sum(model.holds.values()),
             model.available,
         )
+        assert ledger.owed_nanos(model.organization.pk) == model.owed
     report = checks.verify(model.organization)
     # Settlements here carry no usage records; everything else must agree.
     assert [text for text in report.differences if "usage records cost" not in text] == []

@@ -1,5 +1,6 @@
 """Every admin page opens, and none shows or loses a secret."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.models import LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.models import (
+    CreditGrant,
+    GrantUse,
+    LedgerAccount,
+    PriceVersion,
+    Transfer,
+    UsageRecord,
+)
 from billing.pricing import Usage
 from deployments import deploying, environment, logs
 from deployments.models import EnvironmentVariable, Upload
@@ -47,8 +55,10 @@ OURS = {
     "LedgerAccount",
     "Transfer",
     "UsageRecord",
+    "CreditGrant",
+    "GrantUse",
 }
-NEVER_EDITED = [LedgerAccount, Transfer, PriceVersion, UsageRecord]
+NEVER_EDITED = [LedgerAccount, Transfer, PriceVersion, UsageRecord, CreditGrant, GrantUse]
 
 
 @pytest.fixture
@@ -168,6 +178,26 @@ def test_an_amount_that_is_none_grants_nothing(
     url = reverse("admin:billing_ledgeraccount_grant_credit")
     assert staff_client.post(url, data | {"idempotency_key": "k"}).status_code == 200
     assert not Transfer.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("day", "expires_at"),
+    [("2999-12-31", datetime(3000, 1, 1, tzinfo=UTC)), ("2001-01-01", None), ("soon", None)],
+)
+def test_credit_may_be_granted_until_the_end_of_a_day(
+    organization: Organization, staff_client: Client, day: str, expires_at: datetime | None
+) -> None:
+    data = {
+        "organization": organization.pk,
+        "amount": "5",
+        "reason": "welcome",
+        "expires_on": day,
+        "idempotency_key": "k",
+    }
+    answer = staff_client.post(reverse("admin:billing_ledgeraccount_grant_credit"), data)
+    assert answer.status_code == (302 if expires_at else 200)
+    granted = CreditGrant.objects.values_list("expires_at", flat=True)
+    assert list(granted) == ([expires_at] if expires_at else [])
 
 
 def test_staff_without_the_permission_cannot_grant(organization: Organization) -> None:

@@ -1,5 +1,6 @@
 """`manage.py grant_credit ORG AMOUNT --reason ...`: gives promotional credit to an organization."""
 
+from datetime import date
 from typing import Any
 from uuid import uuid4
 
@@ -7,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Q
 from django.utils import timezone
 
-from billing import ledger
+from billing import grants, ledger
 from billing.money import UnableToReadMoney, format_dollars, nanos_from_dollars
 from orgs.models import Organization
 
@@ -20,11 +21,24 @@ class Command(BaseCommand):
         parser.add_argument("amount", metavar="AMOUNT", help="Dollars, for example 25 or 0.50.")
         parser.add_argument("--reason", required=True, help="Why; kept with the transfer.")
         parser.add_argument(
+            "--expires",
+            metavar="DATE",
+            type=date.fromisoformat,
+            help="Last day (UTC) on which it may be spent, for example 2030-12-31.",
+        )
+        parser.add_argument(
             "--key", help="Idempotency key: repeating the command with it grants once."
         )
 
     def handle(
-        self, *args: Any, org: str, amount: str, reason: str, key: str | None, **options: Any
+        self,
+        *args: Any,
+        org: str,
+        amount: str,
+        reason: str,
+        key: str | None,
+        expires: date | None,
+        **options: Any,
     ) -> None:
         organization = Organization.objects.filter(Q(slug=org) | Q(public_id=org)).first()
         if organization is None:
@@ -35,6 +49,7 @@ class Command(BaseCommand):
                 nanos_from_dollars(amount),
                 reason=reason,
                 idempotency_key=f"grant:{key or uuid4().hex}",
+                expires_at=None if expires is None else grants.end_of(expires),
                 at=timezone.now(),
             )
         except (UnableToReadMoney, ledger.KeyReused, ValueError) as error:
