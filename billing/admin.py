@@ -18,7 +18,15 @@ from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from billing import grants, ledger, money
-from billing.models import CreditGrant, GrantUse, LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.models import (
+    CreditGrant,
+    GrantUse,
+    LedgerAccount,
+    PriceVersion,
+    Transfer,
+    UsageRecord,
+    UsageRollup,
+)
 from orgs.models import Organization
 
 
@@ -313,3 +321,33 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def held(self, record: UsageRecord) -> str:
         """Dollars reserved before the call."""
         return money.format_dollars(record.held_nanos)
+
+
+@admin.register(UsageRollup)
+class UsageRollupAdmin(ReadOnlyAdmin):
+    """Usage by hour and day; rows that are not merged yet are parts of their hour."""
+
+    list_display = (
+        "starts_at",
+        "period",
+        "is_merged",
+        "organization",
+        "deploy_id",
+        "model_requested",
+        "usage_source",
+        "calls",
+        "errors",
+        "cost",
+    )
+    list_select_related = ("organization",)
+    list_filter = ("period", "is_merged", "provider", "usage_source")
+    search_fields = ("deploy_id", "model_requested")
+    date_hierarchy = "starts_at"
+    show_full_result_count = False
+    exclude = ("cost_nanos",)
+    readonly_fields = ("cost",)
+
+    @admin.display(description="Cost", ordering="cost_nanos")
+    def cost(self, rollup: UsageRollup) -> str:
+        """Dollars."""
+        return money.format_dollars(rollup.cost_nanos)

@@ -5,7 +5,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import expiry, ledger, metering
+from billing import expiry, ledger, metering, rollups
 
 
 @shared_task(name="billing.release_expired_holds")
@@ -24,3 +24,9 @@ def expire_grants(**_: Any) -> int:
 def collect_overage(**_: Any) -> int:
     """Pay what is owed from credit that has become available; nano-dollars."""
     return ledger.collect_overage_of_all(at=timezone.now())
+
+
+@shared_task(name="billing.merge_rollups", time_limit=300, soft_time_limit=270)
+def merge_rollups(**_: Any) -> int:
+    """Merge parts of rollups into hours and days; how many parts. Stopped half-way it goes on."""
+    return rollups.merge_all()

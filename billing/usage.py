@@ -1,20 +1,24 @@
 """Usage as people read it: totals, groups, the list of calls, and why a call cost what it did.
 
-Reads only, one query each. Every function takes the organization, so that no caller can forget it.
-Must not know what a deployment is: its ids are plain values on usage records.
+Reads only. Sums come from rollups, and from the records themselves only for edges of a period that
+are no whole hour. Every function takes the organization, so that no caller can forget it. Must not
+know what a deployment is: its ids are plain values on usage records.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
-from billing import ledger, money, pricing
-from billing.models import UsageRecord
+from billing import ledger, money, pricing, rollups
+from billing.models import UsageRecord, UsageRollup
+from billing.rollups import hour_after as hour_after
 from orgs.models import Organization
 
 NANO_MILLIONTHS_PER_DOLLAR = money.NANOS_PER_DOLLAR * pricing.TOKENS_PER_PRICE
@@ -112,9 +116,8 @@ def summary(
     workspace_id: int | None = None,
 ) -> Totals:
     """Totals of calls started in [start, end)."""
-    return _totals(
-        _in_period(organization, start, end, deployment_id, workspace_id).aggregate(**_sums())
-    )
+    scope = _Scope(organization, start, end, deployment_id, workspace_id)
+    return next(iter(_grouped(scope).values()), Totals())
 
 
 def per_day(
@@ -125,10 +128,8 @@ def per_day(
     workspace_id: int | None = None,
 ) -> list[DayTotals]:
     """Totals of each day with calls, oldest first; days are UTC."""
-    records = _in_period(organization, start, end, deployment_id, workspace_id)
-    by_day = _grouped(records.annotate(day=TruncDate("started_at", tzinfo=UTC)), "day")
-    found = by_day.order_by("day")
-    return [DayTotals(row["day"], _totals(row)) for row in found]
+    scope = _Scope(organization, start, end, deployment_id, workspace_id)
+    return [DayTotals(day, totals) for (day,), totals in sorted(_grouped(scope, "day").items())]
 
 
 def per_model(
@@ -139,11 +140,12 @@ def per_model(
     workspace_id: int | None = None,
 ) -> list[ModelTotals]:
     """Totals of each model asked for, dearest first."""
-    by_model = _grouped(
-        _in_period(organization, start, end, deployment_id, workspace_id), "model_requested"
-    )
-    found = by_model.order_by("-sum_cost_nanos", "model_requested")
-    return [ModelTotals(row["model_requested"], _totals(row)) for row in found]
+    scope = _Scope(organization, start, end, deployment_id, workspace_id)
+    found = [
+        ModelTotals(model, totals)
+        for (model,), totals in _grouped(scope, "model_requested").items()
+    ]
+    return sorted(found, key=lambda row: (-row.totals.cost_nanos, row.model))
 
 
 def per_deployment(
@@ -154,13 +156,14 @@ def per_deployment(
     workspace_id: int | None = None,
 ) -> list[DeploymentTotals]:
     """Totals of each deployment, dearest first."""
-    by_deployment = _grouped(
-        _in_period(organization, start, end, deployment_id, workspace_id),
-        "deployment_id",
-        "deploy_id",
-    )
-    found = by_deployment.order_by("-sum_cost_nanos", "deploy_id")
-    return [DeploymentTotals(row["deployment_id"], row["deploy_id"], _totals(row)) for row in found]
+    scope = _Scope(organization, start, end, deployment_id, workspace_id)
+    found = [
+        DeploymentTotals(deployment_id, deploy_id, totals)
+        for (deployment_id, deploy_id), totals in _grouped(
+            scope, "deployment_id", "deploy_id"
+        ).items()
+    ]
+    return sorted(found, key=lambda row: (-row.totals.cost_nanos, row.deploy_id))
 
 
 def calls(
@@ -229,31 +232,45 @@ def _plain(dollars: Decimal) -> str:
 TOTALLED = tuple(name for name in Totals.__dataclass_fields__ if name != "calls")
 
 
-def _sums() -> dict[str, Any]:
-    return {"calls": Count("call_id"), **{f"sum_{name}": Sum(name) for name in TOTALLED}}
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Whose calls of which time; ids narrow them down."""
+
+    organization: Organization
+    start: datetime
+    end: datetime
+    deployment_id: int | None = None
+    workspace_id: int | None = None
+
+    def sources(self) -> "Iterator[tuple[QuerySet[Any], str, Any]]":
+        """Disjoint sets of rows that make up the scope: rows, their time, their count of calls."""
+        spans = rollups.spans(self.start, self.end)
+        if spans.hours or spans.days[0] < spans.days[1]:
+            found = UsageRollup.objects.filter(self._narrowed(), rollups.in_spans(spans))
+            yield found, "starts_at", Sum("calls")
+        if spans.edges:
+            is_edge = Q()
+            for start, end in spans.edges:
+                is_edge |= Q(started_at__gte=start, started_at__lt=end)
+            records = UsageRecord.objects.filter(self._narrowed(), is_edge)
+            yield records, "started_at", Count("call_id")
+
+    def _narrowed(self) -> Q:
+        wanted = {"deployment_id": self.deployment_id, "workspace_id": self.workspace_id}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return Q(organization=self.organization, **given)
 
 
-def _grouped(records: "QuerySet[UsageRecord]", *by: str) -> Any:
-    """One row (a dict of `by` and the sums) per group."""
-    return records.order_by().values(*by).annotate(**_sums())
-
-
-def _totals(row: dict[str, Any]) -> Totals:
-    return Totals(calls=row["calls"], **{name: row[f"sum_{name}"] or 0 for name in TOTALLED})
-
-
-def _in_period(
-    organization: Organization,
-    start: datetime,
-    end: datetime,
-    deployment_id: int | None,
-    workspace_id: int | None,
-) -> "QuerySet[UsageRecord]":
-    records = UsageRecord.objects.filter(
-        organization=organization, started_at__gte=start, started_at__lt=end
-    )
-    if deployment_id is not None:
-        records = records.filter(deployment_id=deployment_id)
-    if workspace_id is not None:
-        records = records.filter(workspace_id=workspace_id)
-    return records
+def _grouped(scope: _Scope, *by: str) -> dict[tuple[Any, ...], Totals]:
+    """Totals per value of `by` ("day" is the day of the call, UTC); one query per source."""
+    found: dict[tuple[Any, ...], Counter[str]] = {}
+    for rows, time, count in scope.sources():
+        if "day" in by:
+            rows = rows.annotate(day=TruncDate(time, tzinfo=UTC))
+        sums = {f"sum_{name}": Sum(name) for name in TOTALLED}
+        # Without a group, one row is made of no rows at all.
+        grouped = rows.order_by().values(*(by or ("organization_id",)))
+        for row in grouped.annotate(sum_calls=count, **sums):
+            sum_of = found.setdefault(tuple(row[name] for name in by), Counter())
+            sum_of.update({name: row[f"sum_{name}"] or 0 for name in ("calls", *TOTALLED)})
+    return {key: Totals(**sums) for key, sums in found.items()}

@@ -59,7 +59,7 @@ EXPORT_COLUMNS = (
 
 def _filter_form(request: ConsoleRequest) -> tuple[CallFilterForm, dict[str, int]]:
     """The filters with what there is to choose from, and ids of the deployments by deploy id."""
-    now = timezone.now()
+    now = usage.hour_after(timezone.now())
     since = now - FILTER_CHOICES_FROM
     deployments = {
         row.deploy_id: row.deployment_id

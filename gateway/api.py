@@ -177,7 +177,7 @@ class UsageView(AigatewayView):
 
 def _period(body: dict[str, Any]) -> tuple[datetime, datetime]:
     """Start and end of the time asked for. Raises ValidationError."""
-    end = body.get("to") or timezone.now()
+    end = body.get("to") or usage.hour_after(timezone.now())
     # A year that cannot be counted back from would overflow, and nothing was used then.
     if end.year < EPOCH_YEAR:
         raise ValidationError({"to": f"Must be in {EPOCH_YEAR} or later."})

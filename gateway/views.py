@@ -55,15 +55,16 @@ def overview(request: ConsoleRequest) -> HttpResponse:
     now = timezone.now()
     organization = request.organization
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    tomorrow = midnight + timedelta(days=1)
     first = midnight - timedelta(days=OVERVIEW_DAYS - 1)
     context = {
         "balance": usage.balance(organization),
-        "today": usage.summary(organization, midnight, now),
-        "month": usage.summary(organization, first, now),
-        "days": usage.per_day(organization, first, now),
+        "today": usage.summary(organization, midnight, tomorrow),
+        "month": usage.summary(organization, first, tomorrow),
+        "days": usage.per_day(organization, first, tomorrow),
         "first_day": first.date(),
         "last_day": now.date(),
-        "models": usage.per_model(organization, first, now)[:MODELS_SHOWN],
+        "models": usage.per_model(organization, first, tomorrow)[:MODELS_SHOWN],
         "calls": usage.calls(organization, limit=RECENT_CALLS),
         "is_unisolated": settings.FUNCTION_DRIVER == "local-plain",
         "exposed_keys": _working_keys(now).filter(

@@ -18,6 +18,7 @@ from billing.models import (
     PriceVersion,
     Transfer,
     UsageRecord,
+    UsageRollup,
 )
 from billing.pricing import Usage
 from deployments import deploying, environment, logs
@@ -55,10 +56,19 @@ OURS = {
     "LedgerAccount",
     "Transfer",
     "UsageRecord",
+    "UsageRollup",
     "CreditGrant",
     "GrantUse",
 }
-NEVER_EDITED = [LedgerAccount, Transfer, PriceVersion, UsageRecord, CreditGrant, GrantUse]
+NEVER_EDITED = [
+    LedgerAccount,
+    Transfer,
+    PriceVersion,
+    UsageRecord,
+    UsageRollup,
+    CreditGrant,
+    GrantUse,
+]
 
 
 @pytest.fixture

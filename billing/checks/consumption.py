@@ -1,0 +1,130 @@
+"""Checks of usage against ledger, rollups and prices. See `billing.checks`.
+
+Sums are made by the database; only costs are computed again here, call by call, by the same
+function that made them.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, Sum
+
+from billing import pricing, rollups, usage
+from billing.checks.balances import sums_by
+from billing.checks.books import Books, Report
+from billing.models import PriceVersion, Transfer
+from billing.money import format_dollars
+from orgs.models import Organization
+
+CHARGED = (Transfer.Phase.POSTED, Transfer.Phase.POST_PENDING)
+ROWS_PER_READ = 10_000
+ROLLUP_DIFFERENCES_MAX = 1_000
+
+
+def calls_are_recorded_once(books: Books, report: Report) -> None:
+    """No call id twice (I7). The database refuses it; a restored or merged one may not have."""
+    twice = books.records.values("call_id").annotate(times=Count("call_id")).filter(times__gt=1)
+    report.differences.extend(
+        f"Call {row['call_id']} is recorded {row['times']} times." for row in twice
+    )
+
+
+def usage_is_what_was_charged(books: Books, report: Report) -> None:
+    """Usage records cost, per organization, what its transfers charged (I3)."""
+    charged = sums_by(
+        books.transfers.filter(code=Transfer.Code.USAGE, phase__in=CHARGED), "organization_id"
+    )
+    used = dict(
+        books.records.values("organization_id")
+        .annotate(cost=Sum("cost_nanos"))
+        .values_list("organization_id", "cost")
+    )
+    for organization in Organization.objects.filter(pk__in={*charged, *used}):
+        paid, cost = charged.get(organization.pk, 0), used.get(organization.pk, 0)
+        if paid != cost:
+            report.differences.append(
+                f"{organization.slug}: usage records cost {cost}, transfers charged {paid} "
+                f"(difference {cost - paid})."
+            )
+    report.figures.append(("Usage charged", format_dollars(sum(charged.values()))))
+
+
+def rollups_are_what_was_used(books: Books, report: Report) -> None:
+    """Rollups sum to the usage records per organization, hour (and day) and model (I3)."""
+    slugs = dict(Organization.objects.values_list("pk", "slug"))
+    for period, row in _rollup_differences(books):
+        owner, starts_at, model, *off = row
+        named = ", ".join(
+            f"{name} {value:+}" for name, value in zip(rollups.MEASURES, off, strict=True) if value
+        )
+        report.differences.append(
+            f"{slugs[owner]}: the rollup of {model} for the {period.lower()} of {starts_at} UTC is "
+            f"off by {named}. `manage.py rebuild_rollups` puts it right."
+        )
+
+
+def _rollup_differences(books: Books) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """(period, (organization, start, model, rollup minus records per measure)) where not zero."""
+    owner = "" if books.organization is None else "WHERE organization_id = %s"
+    and_owner = owner.replace("WHERE", "AND")
+    parameters = [] if books.organization is None else [books.organization.pk] * 2
+    key = "organization_id, starts_at, model_requested"
+    names = ", ".join(rollups.MEASURES)
+    is_off = " OR ".join(f"SUM({name}) <> 0" for name in rollups.MEASURES)
+    for period, trunc, which in (
+        (rollups.HOUR, rollups.hour_of, "period = 'HOUR'"),
+        (rollups.DAY, rollups.day_of, "(period = 'DAY' OR NOT is_merged)"),
+    ):
+        used = ", ".join(
+            f"{sql} AS {name}"
+            for sql, name in zip(
+                rollups.measured("billing_usagerecord"), rollups.MEASURES, strict=True
+            )
+        )
+        minus = ", ".join(f"-{name}" for name in rollups.MEASURES)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {key}, {', '.join(f'SUM({name})' for name in rollups.MEASURES)} FROM ("  # noqa: S608 - our own names only
+                f" SELECT organization_id, {trunc('starts_at')} AS starts_at, model_requested,"
+                f" {names} FROM {rollups.TABLE} WHERE {which} {and_owner}"
+                f" UNION ALL SELECT {key}, {minus} FROM (SELECT organization_id,"
+                f" {trunc('started_at')} AS starts_at, model_requested, {used}"
+                f" FROM billing_usagerecord {owner} GROUP BY 1, 2, 3) AS used"
+                f") AS both_sides GROUP BY {key} HAVING {is_off}"
+                f" ORDER BY {key} LIMIT {ROLLUP_DIFFERENCES_MAX}",
+                parameters,
+            )
+            for row in cursor.fetchall():
+                yield period, row
+
+
+def costs_compute_again(books: Books, report: Report) -> None:
+    """Every cost is what its quantities cost at its price version (I10)."""
+    prices = {
+        version.pk: pricing.Price.from_rates(version.pk, version.rates)
+        for version in PriceVersion.objects.all()
+    }
+    count = 0
+    for record in _quantities(books):
+        count += 1
+        try:
+            cost = pricing.cost_nanos(prices[record.price_version_id], usage.usage_of(record))
+        except pricing.UnpricedBucket as error:
+            report.differences.append(f"Call {_name(books, record)}: no price for {error} tokens.")
+            continue
+        if cost != record.cost_nanos:
+            report.differences.append(
+                f"Call {_name(books, record)}: recorded cost {record.cost_nanos}, computed {cost}."
+            )
+    report.figures.append(("Calls", f"{count:,}"))
+
+
+def _quantities(books: Books) -> Iterable[Any]:
+    """The columns that make a cost, as named tuples: a tenth of the time of model instances."""
+    columns = ("call_id", "price_version_id", "cost_nanos", *rollups.TOKENS)
+    return books.records.values_list(*columns, named=True).iterator(chunk_size=ROWS_PER_READ)
+
+
+def _name(books: Books, record: Any) -> str:
+    return str(books.records.values_list("request_id", flat=True).get(call_id=record.call_id))

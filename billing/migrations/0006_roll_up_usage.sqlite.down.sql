@@ -1,0 +1,1 @@
+DROP TRIGGER billing_usagerecord_roll_up;
