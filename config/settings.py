@@ -264,6 +264,7 @@ PROVIDER_SECONDS_MAX = {
     "idle": env.seconds("PROVIDER_IDLE_SECONDS", 120),
     "total": env.seconds("PROVIDER_TOTAL_SECONDS", 900),
 }
+STREAM_PING_SECONDS = env.seconds("STREAM_PING_SECONDS", 15)
 # A local server that answers in the place of providers without a key; `STANDINS=on make run`
 # starts one.
 STANDINS = env.flag("STANDINS", default=False)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 import structlog
+from django.conf import settings
 
 from billing.models import UsageRecord
 from gateway import refusals
@@ -95,8 +96,9 @@ async def send(
     is_stream: bool,
     deadline: float,
 ) -> Answer:
-    """Ask one candidate; its answer, whose status is good and which, if a stream, has begun.
+    """Ask one candidate; its answer, whose status is good.
 
+    A stream has begun, too, unless it is silent for longer than a client should be kept waiting.
     Raises AttemptFailed, and Refusal for what cannot be asked of it.
     """
     assert candidate.upstream is not None  # routing chooses configured ones  # noqa: S101
@@ -147,9 +149,12 @@ async def send(
 
 
 async def _hear(answer: Answer) -> None:
-    """Wait until a stream has begun: an answer of headers alone is none."""
+    """Wait for a stream's first byte: until it came, failing still has a status of its own.
+
+    Not longer than the time between two pings: then the client's answer begins with one.
+    """
     try:
-        await answer.hear()
+        await answer.hear(seconds_max=settings.STREAM_PING_SECONDS)
     except BaseException:
         answer.close()
         raise

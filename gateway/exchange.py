@@ -5,6 +5,7 @@ money. No answer ever carries an `Access-Control-*` header: keys are for servers
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ class Exchange:
         self._send = send
         self._watch: asyncio.Task[None] | None = None
         self._on_gone: Callable[[], None] | None = None
+        self._sent_at = 0.0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.Task[None] | None = None
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header with this lower-case name, b"" without one."""
@@ -97,7 +101,8 @@ class Exchange:
             self._on_gone()
 
     def unwatch(self) -> None:
-        """Stop watching."""
+        """Stop watching, and keeping alive."""
+        self._stop_pinging()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -116,19 +121,56 @@ class Exchange:
         await self._start(status, b"application/json", b"no-store", headers, extra)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def start_stream(self) -> None:
-        """Begin an event stream that no proxy on the way should buffer or rewrite."""
+    async def start_stream(self, *, ping: bytes = b"", ping_seconds: float = 0.0) -> None:
+        """Begin an event stream that no proxy on the way should buffer or rewrite.
+
+        `ping` is sent whenever nothing else was for so long, so that nobody on the way takes the
+        stream for dead. Pieces must be whole messages: it comes between any two of them.
+        """
         extra = [(b"x-accel-buffering", b"no")]
         await self._start(200, b"text/event-stream", b"no-cache, no-transform", None, extra)
+        self._sent_at = asyncio.get_running_loop().time()
+        if ping:
+            self._ping_after(ping, ping_seconds, ping_seconds)
+
+    def _ping_after(self, ping: bytes, ping_seconds: float, wait_seconds: float) -> None:
+        """One timer per stream, armed again only when it fires: sending a piece costs no timer."""
+        loop = asyncio.get_running_loop()
+
+        def check() -> None:
+            silent_seconds = loop.time() - self._sent_at
+            if silent_seconds < ping_seconds:
+                self._ping_after(ping, ping_seconds, ping_seconds - silent_seconds)
+                return
+            # One that could not be written yet will do: the client is slow to read.
+            if self._pinging is None or self._pinging.done():
+                self._pinging = asyncio.ensure_future(self._ping(ping))
+            self._ping_after(ping, ping_seconds, ping_seconds)
+
+        self._ping_timer = loop.call_later(wait_seconds, check)
+
+    async def _ping(self, ping: bytes) -> None:
+        with contextlib.suppress(ClientGone):
+            await self.send_piece(ping)
+
+    def _stop_pinging(self) -> None:
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+            self._ping_timer = None
+        if self._pinging is not None:
+            self._pinging.cancel()
+            self._pinging = None
 
     async def send_piece(self, piece: bytes) -> None:
         """More of a stream; waits while the client reads slowly. Raises ClientGone."""
         if self.is_gone:
             raise ClientGone
+        self._sent_at = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end_stream(self, piece: bytes = b"") -> None:
         """The last of a stream."""
+        self._stop_pinging()
         await self._send({"type": "http.response.body", "body": piece})
 
     async def _start(

@@ -430,7 +430,8 @@ async def _call(
             await _answer(exchange, services.store, run, answer)
             return
         exchange.watch(answer.close)
-        await exchange.start_stream()
+        ping = run.translation.dialect.ping
+        await exchange.start_stream(ping=ping, ping_seconds=settings.STREAM_PING_SECONDS)
         if run.translation.passes_through(run.candidate):
             await _pump_bytes(exchange, services.store, run, answer)
         else:

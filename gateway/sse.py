@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PING = b": ping\n\n"  # a comment: keeps a silent stream open and is no message
 
 
 class MessageTooLong(Exception):

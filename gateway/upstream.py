@@ -128,9 +128,16 @@ class Answer:
         self._timer.cancel()
         self._response.close()
 
-    async def hear(self) -> None:
-        """Wait for the first piece; `pieces` will give it. Raises UpstreamTimedOut, UpstreamCut."""
-        self._held = await self._next()
+    async def hear(self, *, seconds_max: float) -> None:
+        """Wait for the first piece, which `pieces` will give; no longer than so many seconds.
+
+        Raises UpstreamTimedOut, UpstreamCut.
+        """
+        try:
+            async with asyncio.timeout(seconds_max):
+                self._held = await self._next()
+        except TimeoutError:
+            return
         if not self._held:
             raise UpstreamCut("The answer is empty.")
 

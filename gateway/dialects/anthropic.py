@@ -69,9 +69,10 @@ def write_frame(frame: Json) -> bytes:
 
 
 class AnthropicClient:
-    """Clients that speak the Messages API."""
+    """Clients that speak the Messages API, whose streams have a ping of their own."""
 
     name = NAME
+    ping = write_frame({"type": "ping"})
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""

@@ -140,9 +140,13 @@ class PassThrough(Protocol):
 
 
 class ClientDialect(Protocol):
-    """How a client asks and what it wants to hear."""
+    """How a client asks and what it wants to hear.
+
+    `ping` may stand between any two messages of its streams and means nothing to any client.
+    """
 
     name: str
+    ping: bytes
 
     def inspect(self, body: Json) -> Inspection:
         """What pricing and routing need. Raises Refusal for a malformed request."""

@@ -46,10 +46,12 @@ class GeminiClient:
     """Clients that speak generateContent.
 
     The model is in their URL, as is whether they want a stream: the endpoint puts both into the
-    body, as `model` and `stream`, before it is read here.
+    body, as `model` and `stream`, before it is read here. google-genai takes a line that is not
+    `data:` for JSON, a comment too; a blank line it skips, as every reader of event streams does.
     """
 
     name = NAME
+    ping = b"\r\n"
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""

@@ -116,6 +116,7 @@ class ChatClient:
     """Clients that speak chat completions."""
 
     name = NAME
+    ping = sse.PING
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""

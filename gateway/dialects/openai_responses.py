@@ -8,7 +8,7 @@ Pure: no clock, no network; knows no provider.
 from collections.abc import Mapping, Sequence
 
 from billing.pricing import Usage
-from gateway import refusals
+from gateway import refusals, sse
 from gateway.dialects import (
     provider_errors,
     responses_events,
@@ -34,6 +34,7 @@ class ResponsesClient:
     """Clients that speak Responses."""
 
     name = NAME
+    ping = sse.PING
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
