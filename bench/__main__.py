@@ -33,7 +33,10 @@ def on_postgres() -> bool:
 
 def main() -> None:
     """Run all."""
-    results = [run("Proxied calls, SQLite", "bench.proxy", {})]
+    results = [
+        run("Admission of calls against their limits", "bench.limits", {}),
+        run("Proxied calls, SQLite", "bench.proxy", {}),
+    ]
     try:
         results.append(on_postgres())
     except psycopg.OperationalError:

@@ -269,6 +269,12 @@ STREAM_PING_SECONDS = env.seconds("STREAM_PING_SECONDS", 15)
 # starts one.
 STANDINS = env.flag("STANDINS", default=False)
 STANDIN_URL = env.text("STANDIN_URL").rstrip("/")
+# What an organization may use per process unless staff set its limits; 0 for no limit.
+LIMIT_DEFAULTS = {
+    "requests_per_minute": env.integer("LIMIT_REQUESTS_PER_MINUTE", 600_000),
+    "tokens_per_minute": env.integer("LIMIT_TOKENS_PER_MINUTE", 1_000_000_000),
+    "concurrency": env.integer("LIMIT_CONCURRENCY", 5_000),
+}
 AI_BODY_BYTES_MAX = 20 * 1024 * 1024
 API_BODY_BYTES_MAX = 1024 * 1024
 

@@ -19,6 +19,7 @@ from gateway import embeddings, endpoints, refusals
 from gateway.breakers import Breakers
 from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import ClientGone, Exchange, Receive, Scope, Send
+from gateway.limits import Limiter
 from gateway.proxy import Ask, Services, serve_generation
 from gateway.refusals import Refusal
 from gateway.snapshot import Snapshot
@@ -81,7 +82,8 @@ class GatewayApp:
         meter = metering.Meter()
         await meter.start()
         connections = Connections(Limits(**settings.PROVIDER_SECONDS_MAX))
-        self._services = Services(Snapshot(), connections, meter, Store(), Breakers())
+        limiter = Limiter(settings.REDIS_URL)
+        self._services = Services(Snapshot(), connections, meter, Store(), Breakers(), limiter)
 
     async def stop(self) -> None:
         """Settle what is queued and close everything."""
@@ -89,6 +91,7 @@ class GatewayApp:
         if services is not None:
             await services.meter.stop()
             await services.connections.close()
+            await services.limiter.close()
             services.snapshot.close()
             services.store.close()
 

@@ -21,14 +21,15 @@ from gateway.catalog import EMBEDDINGS, Candidate
 from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.base import Inspection, Json, Reply, UnreadableAnswer, UpstreamDialect
 from gateway.exchange import Exchange
+from gateway.limits import Demand
 from gateway.proxy import (
-    BYTES_PER_TOKEN,
     Run,
     Services,
     Status,
+    admit_and_hold,
     count_input_tokens_max,
     current_catalog,
-    hold,
+    estimate_tokens,
     open_call,
     parse_object,
 )
@@ -94,13 +95,16 @@ async def serve_embeddings(exchange: Exchange, services: Services, call_id: uuid
     opening = open_call(
         exchange, caller, key_id, candidates, inspection, input_tokens_max, call_id, "embeddings"
     )
+    demand = Demand(WIRE, estimate_tokens(input_tokens_max), output_tokens_max=0)
+    admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
         caller=caller,
         translation=Translation(CLIENT_DIALECTS[WIRE], inspection, body),
         candidate=candidates[0],
-        call=await hold(services.meter, caller, opening),
+        call=call,
+        admission=admission,
         reply=Reply(call_id.hex, int(time.time()), body),
-        input_tokens_estimate=max(input_tokens_max // BYTES_PER_TOKEN, 1),
+        input_tokens_estimate=demand.input_tokens,
         began_at=began_at,
     )
     try:

@@ -19,10 +19,10 @@ from gateway.catalog import Candidate
 from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import Exchange
 from gateway.proxy import (
-    BYTES_PER_TOKEN,
     Services,
     count_input_tokens_max,
     current_catalog,
+    estimate_tokens,
     parse_object,
 )
 from gateway.snapshot import Caller
@@ -247,7 +247,7 @@ async def _count(services: Services, name: str, raw: bytes) -> int:
     """An estimate of a request's input tokens. Raises Refusal for a model that is not there."""
     if name not in (await current_catalog(services)).by_name:
         raise refusals.unknown_model(name)
-    return max(count_input_tokens_max(raw) // BYTES_PER_TOKEN, 1)
+    return estimate_tokens(count_input_tokens_max(raw))
 
 
 async def refuse_gemini_embeddings(exchange: Exchange, services: Services, name: str) -> None:

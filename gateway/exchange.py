@@ -36,6 +36,8 @@ class Exchange:
         self.request_id = request_id
         self.is_gone = False
         self.has_started = False
+        # Headers that every answer from now on carries.
+        self.answer_headers: Mapping[str, str] = {}
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
@@ -192,7 +194,10 @@ class Exchange:
                     (b"x-request-id", self.request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     *extra,
-                    *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in {**self.answer_headers, **(headers or {})}.items()
+                    ),
                 ],
             }
         )

@@ -1,4 +1,4 @@
-"""Keys of deployments, credentials of providers, routes from model names to upstreams.
+"""Keys of deployments, credentials of providers, routes from model names to upstreams, limits.
 
 Owns what the hot path reads through `gateway.snapshot`; the hot path itself never touches these
 classes. No secret here is stored in the clear, and none is ever shown in the admin.
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from deployments.models import Deployment
@@ -132,6 +132,55 @@ class ModelRoute(models.Model):
 
     def __str__(self) -> str:
         return f"{self.public_name} → {self.provider}/{self.upstream_name}"
+
+
+class Limit(models.Model):
+    """What one scope may use. Empty means no limit of its own; every scope above still counts.
+
+    Staff's limits of an organization are rows of their own, so that no owner can raise them.
+    `scope_id` is the primary key of the key, deployment, workspace or organization.
+    """
+
+    class Scope(models.TextChoices):
+        KEY = "KEY", "Key"
+        DEPLOYMENT = "DEPLOYMENT", "Deployment"
+        WORKSPACE = "WORKSPACE", "Workspace"
+        ORGANIZATION = "ORGANIZATION", "Organization"
+        STAFF = "STAFF", "Organization, set by staff"
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="limits")
+    scope = models.CharField(max_length=16, choices=Scope)
+    scope_id = models.BigIntegerField()
+    requests_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    concurrency = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Calls in flight at the same time."
+    )
+    daily_budget_nanos = models.PositiveBigIntegerField(null=True, blank=True)
+    monthly_budget_nanos = models.PositiveBigIntegerField(null=True, blank=True)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ("organization", "scope", "scope_id")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["scope", "scope_id"], name="gateway_limit_once"),
+            models.CheckConstraint(
+                name="gateway_limit_positive",
+                condition=(Q(requests_per_minute=None) | Q(requests_per_minute__gt=0))
+                & (Q(tokens_per_minute=None) | Q(tokens_per_minute__gt=0))
+                & (Q(concurrency=None) | Q(concurrency__gt=0))
+                & (Q(daily_budget_nanos=None) | Q(daily_budget_nanos__gt=0))
+                & (Q(monthly_budget_nanos=None) | Q(monthly_budget_nanos__gt=0)),
+            ),
+            models.CheckConstraint(
+                name="gateway_limit_of_its_organization",
+                condition=~Q(scope__in=["ORGANIZATION", "STAFF"])
+                | Q(scope_id=F("organization_id")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_scope_display()} {self.scope_id} of {self.organization}"
 
 
 class StoredItem(models.Model):

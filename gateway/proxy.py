@@ -50,6 +50,7 @@ from gateway.events import (
     UsageReported,
 )
 from gateway.exchange import ClientGone, Exchange
+from gateway.limits import Admission, Demand, Limiter
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from gateway.store import Store
@@ -77,6 +78,7 @@ class Services:
     meter: Meter
     store: Store
     breakers: Breakers
+    limiter: Limiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Run:
     translation: Translation
     candidate: Candidate
     call: Call
+    admission: Admission
     reply: Reply
     input_tokens_estimate: int
     began_at: float
@@ -195,9 +198,11 @@ class Run:
         The wait is bounded: with the database away the client gets its end, and the settlement
         stays queued. It is shielded: a cancelled request still settles.
         """
+        ending = self.ending()
+        self.admission.end(ending.usage.total)
         try:
             async with asyncio.timeout(SETTLE_SECONDS_MAX):
-                await asyncio.shield(self.call.settle(self.ending()))
+                await asyncio.shield(self.call.settle(ending))
         except TimeoutError:
             log.error("settlement is late", request_id=self.call.opening.request_id)
         except (metering.UnableToSettle, metering.BillingUnavailable):
@@ -231,13 +236,16 @@ async def serve_generation(
     opening = open_call(
         exchange, caller, key_id, candidates, asked, input_tokens_max, call_id, ask.endpoint
     )
+    demand = _demand(ask.dialect, candidates, asked, input_tokens_max)
+    admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
         caller=caller,
         translation=translation,
         candidate=candidates[0],
-        call=await hold(services.meter, caller, opening),
+        call=call,
+        admission=admission,
         reply=Reply(call_id.hex, int(time.time()), body),
-        input_tokens_estimate=max(input_tokens_max // BYTES_PER_TOKEN, 1),
+        input_tokens_estimate=demand.input_tokens,
         began_at=began_at,
     )
     try:
@@ -304,6 +312,22 @@ def count_input_tokens_max(raw: bytes) -> int:
     return len(raw) - sum(inline) + len(inline) * IMAGE_TOKENS_MAX
 
 
+def _demand(
+    dialect: str, candidates: list[Candidate], asked: Inspection, input_tokens_max: int
+) -> Demand:
+    """What the call asks of its limits: nobody writes more than its model can."""
+    output_tokens_max = asked.output_tokens_max
+    if output_tokens_max is not None:
+        possible = max(candidate.output_tokens_max for candidate in candidates)
+        output_tokens_max = min(output_tokens_max, possible)
+    return Demand(dialect, estimate_tokens(input_tokens_max), output_tokens_max, asked.choices)
+
+
+def estimate_tokens(input_tokens_max: int) -> int:
+    """What a prompt of so many bytes probably has in tokens."""
+    return max(input_tokens_max // BYTES_PER_TOKEN, 1)
+
+
 def open_call(
     exchange: Exchange,
     caller: Caller,
@@ -346,6 +370,19 @@ def _worst_case(candidate: Candidate, inspection: Inspection, input_tokens_max: 
         output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
     )
     return max(nanos, 1)
+
+
+async def admit_and_hold(
+    exchange: Exchange, services: Services, caller: Caller, opening: Opening, demand: Demand
+) -> tuple[Admission, Call]:
+    """Let the call in and hold its worst case, both or neither. Raises Refusal."""
+    admission = await services.limiter.admit(caller, opening, demand)
+    exchange.answer_headers = admission.headers
+    try:
+        return admission, await hold(services.meter, caller, opening)
+    except BaseException:
+        admission.give_back()
+        raise
 
 
 async def hold(meter: Meter, caller: Caller, opening: Opening) -> Call:

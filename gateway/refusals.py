@@ -272,6 +272,45 @@ def model_without_price(model: str) -> Refusal:
     )
 
 
+# --- limits ----------------------------------------------------------------------------------
+
+
+def rate_limited(
+    error_type: str, what: str, facts: Mapping[str, Any], headers: Mapping[str, str], wait: str
+) -> Refusal:
+    """A limit of `what` ("requests per minute of this key") is reached; `wait` says how long.
+
+    `error_type` is requests or tokens; `facts` are scope, limit, used and requested.
+    """
+    return Refusal(
+        429,
+        error_type,
+        f"Rate limit reached for {what}: {_numbers(facts)} Please try again in {wait}.",
+        code="rate_limit_exceeded",
+        headers=headers,
+        extra=facts,
+    )
+
+
+def too_large_for_limit(
+    error_type: str, what: str, facts: Mapping[str, Any], headers: Mapping[str, str]
+) -> Refusal:
+    """The call alone is more than a limit allows: waiting would not help."""
+    return Refusal(
+        429,
+        error_type,
+        f"Request too large for {what}: {_numbers(facts)} Shorten the input or ask for fewer "
+        "output tokens.",
+        code="rate_limit_exceeded",
+        headers={**headers, "x-should-retry": "false"},
+        extra=facts,
+    )
+
+
+def _numbers(facts: Mapping[str, Any]) -> str:
+    return "Limit {limit}, Used {used}, Requested {requested}.".format_map(facts)
+
+
 # --- credit ----------------------------------------------------------------------------------
 
 

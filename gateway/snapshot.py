@@ -24,8 +24,9 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments.models import Deployment
-from gateway import catalog
+from gateway import allowances, catalog
 from gateway.models import GatewayKey
+from gateway.windows import ScopeLimits
 from orgs.models import Organization
 
 RENEW_AFTER_SECONDS = 0.5
@@ -57,7 +58,7 @@ class KeyFacts:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who speaks with a key: ids for records, and the deployment's working keys."""
+    """Who speaks with a key: ids for records, the deployment's working keys, its limits."""
 
     deployment_id: int
     deploy_id: str
@@ -65,6 +66,8 @@ class Caller:
     organization_id: int
     organization_slug: str
     keys: tuple[KeyFacts, ...]
+    # Of the deployment's calls, narrowest scope first; those of scope "key" are of one key each.
+    limits: tuple[ScopeLimits, ...] = ()
 
 
 @dataclass(slots=True)
@@ -242,10 +245,12 @@ def load_caller(deploy_id: str) -> Caller | None:
     organization = deployment.workspace.organization
     if organization.status != Organization.Status.ACTIVE:
         return None
-    keys = GatewayKey.objects.filter(
-        Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
-        deployment=deployment,
-        revoked_at=None,
+    keys = list(
+        GatewayKey.objects.filter(
+            Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
+            deployment=deployment,
+            revoked_at=None,
+        )
     )
     return Caller(
         deployment_id=deployment.pk,
@@ -257,4 +262,5 @@ def load_caller(deploy_id: str) -> Caller | None:
             KeyFacts(key.pk, key.digest, key.expires_at.timestamp() if key.expires_at else None)
             for key in keys
         ),
+        limits=allowances.for_caller(deployment, [key.pk for key in keys]),
     )

@@ -11,6 +11,8 @@ from gateway import refusals
 from gateway.refusals import Refusal
 
 RETRY = "x-should-retry"
+FACTS = {"scope": "key", "limit": 60, "used": 60, "requested": 1}
+WAIT = {"retry-after": "1", "retry-after-ms": "1000"}
 # refusal, status, type, code, param, headers; the class openai-python raises
 TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], type[Exception]]] = [
     (
@@ -106,6 +108,16 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
     (
         refusals.credit_reserved("https://x.example/console/acme/"),
         *(429, "insufficient_quota", "credit_reserved", None, {RETRY: "true", "retry-after": "2"}),
+        openai.RateLimitError,
+    ),
+    (
+        refusals.rate_limited("requests", "requests of this key", FACTS, WAIT, "1s"),
+        *(429, "requests", "rate_limit_exceeded", None, WAIT),
+        openai.RateLimitError,
+    ),
+    (
+        refusals.too_large_for_limit("tokens", "tokens of this key", FACTS, {}),
+        *(429, "tokens", "rate_limit_exceeded", None, {RETRY: "false"}),
         openai.RateLimitError,
     ),
     (
@@ -262,6 +274,19 @@ ARGUMENTS: dict[str, Any] = {
     "model_without_price": {"model": "m"},
     "out_of_credit": {"top_up_url": ""},
     "credit_reserved": {"top_up_url": ""},
+    "rate_limited": {
+        "error_type": "requests",
+        "what": "requests of this key",
+        "facts": FACTS,
+        "headers": WAIT,
+        "wait": "1s",
+    },
+    "too_large_for_limit": {
+        "error_type": "tokens",
+        "what": "tokens of this key",
+        "facts": FACTS,
+        "headers": {},
+    },
     "upstream_failed": {"retryable": True},
     "upstream_overloaded": {"retry_after_seconds": 7},
     "request_refused_upstream": {

@@ -1,0 +1,242 @@
+"""Whether a call may be made now: limits of its key, deployment, workspace and organization.
+
+Owns the decision and what clients read of it: `x-ratelimit-*` headers on every answer, and the 429
+that names the limit. A call is admitted once, before credit is held for it, and its admission ends
+once, when the call is settled. In-process arithmetic, and one round trip to Redis for callers whose
+limits are shared. Must know no wire format: refusals are written by dialects.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from billing.metering import Opening
+from gateway import refusals, windows
+from gateway.refusals import Refusal
+from gateway.sharing import SharedWindows
+from gateway.snapshot import Caller
+from gateway.windows import CONCURRENCY, TOKENS, Counter, Exceeded, ScopeLimits, Windows
+
+# Reserved for an answer whose client set no limit; trued up when the call ends.
+OUTPUT_TOKENS_GUESS = 1_024
+ANTHROPIC = "anthropic"
+NAMES = {
+    "requests": "requests per minute",
+    "tokens": "tokens per minute",
+    "concurrency": "concurrent requests",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a call asks for: an estimate of its input, the most each answer may have (None: unsaid).
+
+    `choices` is how many answers. `dialect` tells whose headers its client reads.
+    """
+
+    dialect: str
+    input_tokens: int
+    output_tokens_max: int | None
+    choices: int = 1
+
+
+class Admission:
+    """A call that was let in; ends once, whatever ends the call."""
+
+    __slots__ = (
+        "_ended",
+        "_is_counted_everywhere",
+        "_limiter",
+        "_minute",
+        "_scopes",
+        "_shared",
+        "_tokens",
+        "call",
+        "headers",
+    )
+
+    def __init__(
+        self, limiter: "Limiter", call: str, scopes: Sequence[ScopeLimits], tokens: int, minute: int
+    ) -> None:
+        """Made by `Limiter.admit`."""
+        self.call = call
+        self.headers: dict[str, str] = {}
+        self._limiter = limiter
+        self._scopes = scopes
+        self._tokens = tokens
+        self._minute = minute
+        self._shared: Sequence[ScopeLimits] = ()
+        self._is_counted_everywhere = False
+        self._ended = False
+
+    def end(self, tokens_used: int) -> None:
+        """The call is over and used so many tokens; what it reserved is trued up."""
+        if not self._ended:
+            self._ended = True
+            more = tokens_used - self._tokens
+            self._limiter.windows.end(self._scopes, more, self._minute)
+            self._tell_others(requests=0, tokens=more)
+
+    def give_back(self) -> None:
+        """The call was not made after all: as if it had never been let in."""
+        if not self._ended:
+            self._ended = True
+            self._limiter.windows.give_back(self._scopes, self._tokens, self._minute)
+            self._tell_others(requests=-1, tokens=-self._tokens)
+
+    def _tell_others(self, *, requests: int, tokens: int) -> None:
+        shared = self._limiter.shared
+        if not self._shared or shared is None:
+            return
+        if not self._is_counted_everywhere:  # nobody knows what arrived: take nothing off
+            requests = tokens = 0
+        shared.note(self.call, self._shared, requests=requests, tokens=tokens, minute=self._minute)
+
+    async def share(self, now: float) -> list[tuple[ScopeLimits, Counter]]:
+        """Count the call over all processes; what they have used, nothing without Redis."""
+        shared = self._limiter.shared
+        if shared is None:
+            return []
+        self._shared = [limits for limits in self._scopes if limits.is_shared and _counts(limits)]
+        if not self._shared:
+            return []
+        counters = await shared.take(self.call, self._shared, self._tokens, now)
+        if counters is None:
+            return []
+        self._is_counted_everywhere = True
+        return list(zip(self._shared, counters, strict=True))
+
+
+def _counts(limits: ScopeLimits) -> bool:
+    """Whether anything but money is limited."""
+    return (
+        limits.requests_per_minute is not None
+        or limits.tokens_per_minute is not None
+        or limits.concurrency is not None
+    )
+
+
+class Limiter:
+    """Admits calls; one per process and event loop."""
+
+    def __init__(self, redis_url: str = "") -> None:
+        """Without an address of a Redis, this process counts alone."""
+        self.windows = Windows()
+        self.shared = SharedWindows(redis_url) if redis_url else None
+
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        if self.shared is not None:
+            await self.shared.close()
+
+    async def admit(self, caller: Caller, opening: Opening, demand: Demand) -> Admission:
+        """Let the call in. Raises Refusal (429) naming the limit that it would exceed."""
+        now = time.time()
+        scopes = [
+            limits
+            for limits in caller.limits
+            if limits.scope != "key" or limits.scope_id == opening.key_id
+        ]
+        tokens = _reserved_tokens(scopes, demand)
+        minute = windows.minute_of(now)
+        if refused := self.windows.take(scopes, tokens, now):
+            raise self._refusal(refused, scopes, demand, now)
+        admission = Admission(self, opening.call_id.hex, scopes, tokens, minute)
+        try:
+            everywhere = await admission.share(now)
+        except BaseException:
+            admission.give_back()
+            raise
+        for limits, counter in everywhere:
+            before = Counter(
+                minute, counter.requests - 1, counter.tokens - tokens, counter.running - 1
+            )
+            if refused := windows.exceeded(limits, before, tokens, now):
+                admission.give_back()
+                raise self._refusal(refused, scopes, demand, now)
+        admission.headers = self._headers(scopes, everywhere, demand.dialect, now)
+        return admission
+
+    def _refusal(
+        self, refused: Exceeded, scopes: Sequence[ScopeLimits], demand: Demand, now: float
+    ) -> Refusal:
+        headers = self._headers(scopes, [], demand.dialect, now)
+        if refused.kind != CONCURRENCY:
+            left = max(refused.limit - refused.used, 0)
+            headers |= _header_values(refused.kind, refused.limit, left, demand.dialect, now)
+        error_type = TOKENS if refused.kind == TOKENS else "requests"
+        what = f"{NAMES[refused.kind]} of this {refused.scope}"
+        facts = {
+            "scope": refused.scope,
+            "limit": refused.limit,
+            "used": refused.used,
+            "requested": refused.requested,
+        }
+        if refused.retry_after_seconds is None:
+            return refusals.too_large_for_limit(error_type, what, facts, headers)
+        milliseconds = math.ceil(refused.retry_after_seconds * 1000)
+        headers["retry-after"] = str(math.ceil(milliseconds / 1000))
+        headers["retry-after-ms"] = str(milliseconds)
+        wait = windows.format_duration(refused.retry_after_seconds)
+        return refusals.rate_limited(error_type, what, facts, headers, wait)
+
+    def _headers(
+        self,
+        scopes: Sequence[ScopeLimits],
+        everywhere: Sequence[tuple[ScopeLimits, Counter]],
+        dialect: str,
+        now: float,
+    ) -> dict[str, str]:
+        """Limit, remaining and reset of the scope with the least left, per kind that is limited."""
+        minute = windows.minute_of(now)
+        shared = {limits.scope: counter for limits, counter in everywhere}
+        tightest: dict[str, tuple[int, int]] = {}
+        for limits in scopes:
+            here = self.windows.used(limits, minute)
+            there = shared.get(limits.scope, here)
+            for kind, limit, used in (
+                ("requests", limits.requests_per_minute, max(here.requests, there.requests)),
+                ("tokens", limits.tokens_per_minute, max(here.tokens, there.tokens)),
+            ):
+                if limit is not None:
+                    left = (max(limit - used, 0), limit)
+                    tightest[kind] = min(tightest.get(kind, left), left)
+        headers: dict[str, str] = {}
+        for kind, (remaining, limit) in tightest.items():
+            headers |= _header_values(kind, limit, remaining, dialect, now)
+        return headers
+
+
+def _header_values(
+    kind: str, limit: int, remaining: int, dialect: str, now: float
+) -> dict[str, str]:
+    """OpenAI's three headers of one kind, and Anthropic's for its own clients.
+
+    platform.openai.com/docs/guides/rate-limits, docs.anthropic.com/en/api/rate-limits: resets are a
+    duration there, a time (RFC 3339) here.
+    """
+    left = windows.seconds_left(now)
+    headers = {
+        f"x-ratelimit-limit-{kind}": str(limit),
+        f"x-ratelimit-remaining-{kind}": str(remaining),
+        f"x-ratelimit-reset-{kind}": windows.format_duration(left),
+    }
+    if dialect == ANTHROPIC:
+        reset_at = datetime.fromtimestamp(math.ceil(now + left), UTC)
+        headers |= {
+            f"anthropic-ratelimit-{kind}-limit": str(limit),
+            f"anthropic-ratelimit-{kind}-remaining": str(remaining),
+            f"anthropic-ratelimit-{kind}-reset": reset_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+    return headers
+
+
+def _reserved_tokens(scopes: Sequence[ScopeLimits], demand: Demand) -> int:
+    """Tokens to reserve: what was asked for, or a guess that no limit is too small for."""
+    if demand.output_tokens_max is not None:
+        return demand.input_tokens + demand.output_tokens_max * demand.choices
+    limit = min((one.tokens_per_minute for one in scopes if one.tokens_per_minute), default=None)
+    guessed = demand.input_tokens + OUTPUT_TOKENS_GUESS
+    return guessed if limit is None else max(min(guessed, limit), demand.input_tokens)
