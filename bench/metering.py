@@ -49,7 +49,8 @@ async def run(
                     deployment_id=1, deploy_id="app-0000000001", key_id=1,
                     request_id=f"req_{call_id.hex}", endpoint="chat.completions", is_stream=False,
                     model_requested="smollm2-135m", provider="local",
-                    upstream_model="smollm2-135m", price=price, hold_nanos=1_000_000,
+                    upstream_model="smollm2-135m", price=price,
+                    margin_basis_points=0, hold_nanos=1_000_000,
                     started_at=datetime.fromtimestamp(now, UTC),
                 )
             )  # fmt: skip

@@ -17,11 +17,12 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from billing import grants, ledger, money
+from billing import grants, ledger, money, usage
 from billing.models import (
     CreditGrant,
     GrantUse,
     LedgerAccount,
+    OrganizationTerms,
     PriceVersion,
     Transfer,
     UsageRecord,
@@ -282,6 +283,38 @@ class PriceVersionAdmin(ReadOnlyAdmin):
             for bucket, tiers in version.rates.items()
             for tier in tiers
         )
+
+
+@admin.register(OrganizationTerms)
+class OrganizationTermsAdmin(ModelAdmin):
+    """Margins. The history of each says who changed it, when, from what to what."""
+
+    list_display = ("organization", "margin")
+    list_select_related = ("organization",)
+    search_fields = ("organization__name", "organization__slug", "organization__public_id")
+    autocomplete_fields = ("organization",)
+
+    @admin.display(description="Margin", ordering="margin_basis_points")
+    def margin(self, terms: OrganizationTerms) -> str:
+        """Percent."""
+        return usage.percent(terms.margin_basis_points)
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: OrganizationTerms | None = None
+    ) -> tuple[str, ...]:
+        """Terms stay with their organization."""
+        return ("organization",) if obj else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: a margin of 0 says the same and keeps the history."""
+        return False
+
+    def construct_change_message(
+        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
+    ) -> str:
+        """For the history: from what to what."""
+        before = usage.percent(form.initial.get("margin_basis_points") or 0)
+        return f"Margin from {before} to {usage.percent(form.instance.margin_basis_points)}."
 
 
 @admin.register(UsageRecord)

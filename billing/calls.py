@@ -50,6 +50,7 @@ class Opening:
     provider: str
     upstream_model: str
     price: pricing.Price
+    margin_basis_points: int
     hold_nanos: int
     started_at: datetime
 
@@ -80,6 +81,12 @@ class Ending:
     served: Served | None = None
 
 
+def cost_nanos(opening: Opening, ending: Ending) -> int:
+    """What the call costs: the price of whoever served it, and the caller's margin."""
+    price = (ending.served or opening).price
+    return pricing.cost_nanos(price, ending.usage, opening.margin_basis_points)
+
+
 USAGE_COLUMNS = (
     "call_id",
     "organization_id",
@@ -100,12 +107,10 @@ USAGE_COLUMNS = (
     "error_code",
     "attempts",
     "usage_source",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
+    *(f"{bucket}_tokens" for bucket in pricing.BUCKETS),
     "reasoning_tokens",
     "price_version_id",
+    "margin_basis_points",
     "cost_nanos",
     "held_nanos",
     "transfer_id",
@@ -141,12 +146,10 @@ def usage_row(
         _text(ending.error_code, 64),
         json.dumps(ending.attempts) if ending.attempts else "[]",
         str(ending.usage_source),
-        usage.input,
-        usage.cache_read,
-        usage.cache_write,
-        usage.output,
+        *usage.counts,
         usage.reasoning,
         served.price.version_id,
+        opening.margin_basis_points,
         cost_nanos,
         opening.hold_nanos,
         transfer_id,

@@ -21,12 +21,20 @@ from billing.money import UnableToReadMoney, nanos_from_dollars
 
 Rates = dict[str, list[dict[str, int]]]
 
-# Our token bucket -> their price per million tokens, in dollars.
-BUCKETS = {
-    "input": "input_mtok",
-    "cache_read": "cache_read_mtok",
-    "cache_write": "cache_write_mtok",
-    "output": "output_mtok",
+# Our token bucket -> the names of its price per million tokens in dollars, the exact one first.
+# Anthropic's price of writing for an hour is theirs, too: twice plain input, where five minutes
+# cost 1.25 times (docs.anthropic.com/en/docs/build-with-claude/prompt-caching).
+NAMES = {
+    "input": ("input_mtok",),
+    "cache_read": ("cache_read_mtok",),
+    "cache_write": ("cache_write_5m_mtok", "cache_write_mtok"),
+    "cache_write_1h": ("cache_write_1h_mtok",),
+    "audio_input": ("input_audio_mtok",),
+    "audio_cache_read": ("cache_audio_read_mtok",),
+    "image_input": ("input_image_mtok",),
+    "output": ("output_mtok",),
+    "audio_output": ("output_audio_mtok",),
+    "image_output": ("output_image_mtok",),
 }
 # (provider, model) -> dollars per million tokens, for models that no vendor prices.
 PLATFORM_DOLLARS = {("local", "smollm2-135m"): {"input": "0.02", "output": "0.04"}}
@@ -146,16 +154,30 @@ def sourced_models() -> list[tuple[str, str]]:
 
 
 def _rates(name: str, prices: ModelPrice) -> Rates:
+    _refuse_uncounted(name, prices)
+    priced = {key: price for key, price in vars(prices).items() if price is not None}
     rates = {
-        bucket: _tiers(name, price)
-        for bucket, key in BUCKETS.items()
-        if (price := getattr(prices, key)) is not None
+        bucket: _tiers(name, next(priced[key] for key in keys if key in priced))
+        for bucket, keys in NAMES.items()
+        if not priced.keys().isdisjoint(keys)
     }
     if "embedding" in name:
         rates.setdefault("output", [_tier(0, 0)])  # such a model writes no tokens
     if missing := {"input", "output"} - rates.keys():
         raise UnableToPrice(f"{name} has no price for {' and '.join(sorted(missing))} tokens.")
     return rates
+
+
+def _refuse_uncounted(name: str, prices: ModelPrice) -> None:
+    """A price of tokens that no bucket counts would be billed as something else. Raises."""
+    known = {key for keys in NAMES.values() for key in keys}
+    uncounted = sorted(
+        key
+        for key, price in vars(prices).items()
+        if price is not None and key.endswith("_mtok") and key not in known
+    )
+    if uncounted:
+        raise UnableToPrice(f"{name} prices tokens not counted here: {', '.join(uncounted)}.")
 
 
 def _tiers(name: str, price: Decimal | TieredPrices) -> list[dict[str, int]]:

@@ -1,15 +1,45 @@
 """Prices applied to usage: pure integer arithmetic, rounded once per call, in one function.
 
-A price is whole nano-dollars per million tokens, per bucket and tier. Must not know Django: the
-hot path calls this. Why not micro-dollars: 0.15 USD per million tokens is 0.15 micro-dollars a
-token, so the scale must be finer than a token's price.
+A price is whole nano-dollars per million tokens, per bucket and tier. Owns which token buckets
+there are. Must not know Django: the hot path calls this. Why not micro-dollars: 0.15 USD per
+million tokens is 0.15 micro-dollars a token, so the scale must be finer than a token's price.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 TOKENS_PER_PRICE = 1_000_000
+# An organization's margin is in hundredths of a percent of what the provider's price comes to.
+BASIS_POINTS = 10_000
+MARGIN_BASIS_POINTS_MAX = 10_000
+
+# Every token of a call is in exactly one bucket, which has its own price and its own column of a
+# usage record. `cache_write` is what is kept for five minutes, or for a time that is not told.
+INPUT_BUCKETS = (
+    "input",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "audio_cache_read",
+    "image_input",
+)
+OUTPUT_BUCKETS = ("output", "audio_output", "image_output")
+BUCKETS = INPUT_BUCKETS + OUTPUT_BUCKETS
+# Whose price applies to a bucket that has none, the nearest first; always of the same direction,
+# so that the dearest price of a direction bounds every bucket of it.
+FALLBACKS: Mapping[str, tuple[str, ...]] = {
+    "cache_read": ("input",),
+    "cache_write": ("input",),
+    "cache_write_1h": ("cache_write", "input"),
+    "audio_input": ("input",),
+    "audio_cache_read": ("audio_input", "cache_read", "input"),
+    "image_input": ("input",),
+    "audio_output": ("output",),
+    "image_output": ("output",),
+}
 
 
 class UnpricedBucket(Exception):
@@ -18,26 +48,48 @@ class UnpricedBucket(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call in disjoint buckets; `reasoning` is the part of `output` spent thinking.
+    """Tokens of one call in the disjoint BUCKETS; `reasoning` is the part of `output` thought.
 
-    `input` excludes what was read from or written to a provider's cache.
+    `is_doubtful`: some number the provider gave cannot be a count, and was left out.
     """
 
     input: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    audio_cache_read: int = 0
+    image_input: int = 0
     output: int = 0
+    audio_output: int = 0
+    image_output: int = 0
     reasoning: int = 0
+    is_doubtful: bool = False
 
     @property
     def whole_input(self) -> int:
         """Every prompt token, cached or not: what providers choose price tiers by."""
-        return self.input + self.cache_read + self.cache_write
+        return sum(_input_counts(self))
+
+    @property
+    def whole_output(self) -> int:
+        """Every token the model made, whatever it says, shows or keeps to itself."""
+        return sum(_output_counts(self))
 
     @property
     def total(self) -> int:
         """All tokens."""
-        return self.whole_input + self.output
+        return self.whole_input + self.whole_output
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The tokens of each bucket, in the order of BUCKETS."""
+        return _counts(self)
+
+
+_counts: "attrgetter[tuple[int, ...]]" = attrgetter(*BUCKETS)
+_input_counts: "attrgetter[tuple[int, ...]]" = attrgetter(*INPUT_BUCKETS)
+_output_counts: "attrgetter[tuple[int, ...]]" = attrgetter(*OUTPUT_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +117,14 @@ class Price:
         )
 
     def nanos_per_million(self, bucket: str, whole_input: int) -> int:
-        """The rate of `bucket` for a call with this much input.
+        """The rate of `bucket` for a call with this much input; see FALLBACKS.
 
-        A cache bucket without a price of its own costs what plain input costs.
         Raises UnpricedBucket.
         """
         tiers = self.tiers.get(bucket)
-        if tiers is None and bucket in ("cache_read", "cache_write"):
-            tiers = self.tiers.get("input")
+        if not tiers:
+            others = (self.tiers.get(other) for other in FALLBACKS.get(bucket, ()))
+            tiers = next((other for other in others if other), None)
         if not tiers:
             raise UnpricedBucket(bucket)
         rate = tiers[0][1]
@@ -96,28 +148,30 @@ def bill_lines(price: Price, usage: Usage) -> list[BillLine]:
     whole_input = usage.whole_input
     return [
         BillLine(bucket, tokens, price.nanos_per_million(bucket, whole_input))
-        for bucket, tokens in (
-            ("input", usage.input),
-            ("cache_read", usage.cache_read),
-            ("cache_write", usage.cache_write),
-            ("output", usage.output),
-        )
+        for bucket, tokens in zip(BUCKETS, usage.counts, strict=True)
         if tokens
     ]
 
 
-def cost_nanos(price: Price, usage: Usage) -> int:
-    """What the call costs in nano-dollars, rounded half up: the only rounding there is."""
+def cost_nanos(price: Price, usage: Usage, margin_basis_points: int) -> int:
+    """What the call costs in nano-dollars, rounded half up: the only rounding there is.
+
+    The sum of tokens x rates, and the margin on top of the whole sum. Raises UnpricedBucket.
+    """
     exact = sum(line.tokens * line.nanos_per_million for line in bill_lines(price, usage))
-    return (exact + TOKENS_PER_PRICE // 2) // TOKENS_PER_PRICE
+    exact *= BASIS_POINTS + margin_basis_points
+    scale = TOKENS_PER_PRICE * BASIS_POINTS
+    return (exact + scale // 2) // scale
 
 
-def worst_case_nanos(price: Price, *, input_tokens_max: int, output_tokens_max: int) -> int:
-    """An upper bound of the cost: all input at its dearest bucket and tier, all output written."""
+def worst_case_nanos(
+    price: Price, *, input_tokens_max: int, output_tokens_max: int, margin_basis_points: int
+) -> int:
+    """An upper bound of the cost: all input and all output at their dearest bucket and tier."""
 
-    def dearest(*buckets: str) -> int:
+    def dearest(buckets: tuple[str, ...]) -> int:
         return max(nanos for bucket in buckets for _, nanos in price.tiers.get(bucket, ((0, 0),)))
 
-    exact = input_tokens_max * dearest("input", "cache_write", "cache_read")
-    exact += output_tokens_max * dearest("output")
-    return -(-exact // TOKENS_PER_PRICE)
+    exact = input_tokens_max * dearest(INPUT_BUCKETS) + output_tokens_max * dearest(OUTPUT_BUCKETS)
+    exact *= BASIS_POINTS + margin_basis_points
+    return -(-exact // (TOKENS_PER_PRICE * BASIS_POINTS))

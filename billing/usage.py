@@ -7,7 +7,7 @@ know what a deployment is: its ids are plain values on usage records.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -26,31 +26,28 @@ BUCKET_LABELS = {
     "input": "input",
     "cache_read": "cached input",
     "cache_write": "cache write",
+    "cache_write_1h": "cache write for an hour",
+    "audio_input": "audio input",
+    "audio_cache_read": "cached audio input",
+    "image_input": "image input",
     "output": "output",
+    "audio_output": "audio output",
+    "image_output": "image output",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over calls; cost in nano-dollars. `reasoning_tokens` are part of `output_tokens`."""
+    """Sums over calls: tokens of every bucket in `usage`, cost in nano-dollars."""
 
     calls: int = 0
-    input_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
+    usage: pricing.Usage = field(default_factory=pricing.Usage)
     cost_nanos: int = 0
 
     @property
     def total_tokens(self) -> int:
         """All tokens."""
-        return (
-            self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_tokens
-            + self.output_tokens
-        )
+        return self.usage.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +88,42 @@ class ExplainedLine:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a call cost what it did: the lines, their exact sum, and the cost charged."""
+    """Why a call cost what it did: lines, their exact sum, the margin on it, the cost charged."""
 
     lines: list[ExplainedLine]
-    exact_dollars: Decimal
+    sum_dollars: Decimal
+    margin_basis_points: int
     cost_nanos: int
 
     @property
+    def margin_percent(self) -> str:
+        """The margin as people say it: `2.5 %`."""
+        return percent(self.margin_basis_points)
+
+    @property
+    def margin_dollars(self) -> Decimal:
+        """What the margin adds, exactly."""
+        return self.sum_dollars * self.margin_basis_points / pricing.BASIS_POINTS
+
+    @property
+    def exact_dollars(self) -> Decimal:
+        """Sum and margin, before rounding."""
+        return self.sum_dollars + self.margin_dollars
+
+    @property
     def is_rounded(self) -> bool:
-        """Whether the exact sum was no whole number of nano-dollars."""
+        """Whether the exact amount was no whole number of nano-dollars."""
         return self.exact_dollars != money.dollars_from_nanos(self.cost_nanos)
+
+    @property
+    def formula(self) -> str:
+        """How the lines become the cost, as text."""
+        text = " + ".join(f"${_plain(line.dollars)}" for line in self.lines) or "$0"
+        if self.margin_basis_points:
+            text = f"({text}) × (1 + {self.margin_percent})"
+        if self.is_rounded:
+            text += f" = ${_plain(self.exact_dollars)}, rounded to the nano-dollar"
+        return f"{text} = ${_plain(money.dollars_from_nanos(self.cost_nanos))}"
 
 
 def balance(organization: Organization) -> ledger.Balance:
@@ -193,25 +216,29 @@ def calls(
 
 
 def explain(record: UsageRecord) -> Explanation:
-    """The bill of one call, from the quantities and the price version that it names."""
+    """The bill of one call, from the quantities, price version and margin that it names."""
     price = pricing.Price.from_rates(record.price_version_id, record.price_version.rates)
-    lines = [_explained(line) for line in pricing.bill_lines(price, usage_of(record))]
+    lines = [_explained(line) for line in pricing.bill_lines(price, record.usage)]
     return Explanation(
         lines=lines,
-        exact_dollars=sum((line.dollars for line in lines), Decimal(0)),
+        sum_dollars=sum((line.dollars for line in lines), Decimal(0)),
+        margin_basis_points=record.margin_basis_points,
         cost_nanos=record.cost_nanos,
     )
 
 
-def usage_of(record: UsageRecord) -> pricing.Usage:
-    """The quantities of a record as pricing takes them."""
-    return pricing.Usage(
-        input=record.input_tokens,
-        cache_read=record.cache_read_tokens,
-        cache_write=record.cache_write_tokens,
-        output=record.output_tokens,
-        reasoning=record.reasoning_tokens,
-    )
+def percent(basis_points: int) -> str:
+    """Basis points as people say them: `2.5 %`."""
+    return f"{(Decimal(basis_points) / 100).normalize():f} %"
+
+
+def described_counts(used: pricing.Usage) -> list[tuple[str, int]]:
+    """Label and tokens of each bucket: the plain ones always, the others where something is."""
+    return [
+        (BUCKET_LABELS[bucket], tokens)
+        for bucket, tokens in zip(pricing.BUCKETS, used.counts, strict=True)
+        if tokens or bucket in ("input", "cache_read", "output")
+    ]
 
 
 def _explained(line: pricing.BillLine) -> ExplainedLine:
@@ -224,12 +251,12 @@ def _explained(line: pricing.BillLine) -> ExplainedLine:
 
 def _plain(dollars: Decimal) -> str:
     """Every digit and no exponent, but no lone tenth: 0.02, 2.50, 15."""
-    text = f"{dollars:,.15f}".rstrip("0").rstrip(".")
+    text = f"{dollars:,.19f}".rstrip("0").rstrip(".")
     whole, _, decimals = text.partition(".")
     return f"{whole}.{decimals}0" if len(decimals) == 1 else text
 
 
-TOTALLED = tuple(name for name in Totals.__dataclass_fields__ if name != "calls")
+TOTALLED = (*rollups.TOKENS, "cost_nanos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +300,11 @@ def _grouped(scope: _Scope, *by: str) -> dict[tuple[Any, ...], Totals]:
         for row in grouped.annotate(sum_calls=count, **sums):
             sum_of = found.setdefault(tuple(row[name] for name in by), Counter())
             sum_of.update({name: row[f"sum_{name}"] or 0 for name in ("calls", *TOTALLED)})
-    return {key: Totals(**sums) for key, sums in found.items()}
+    return {key: _totals(sums) for key, sums in found.items()}
+
+
+def _totals(sums: "Counter[str]") -> Totals:
+    tokens: dict[str, Any] = {
+        name: sums[f"{name}_tokens"] for name in (*pricing.BUCKETS, "reasoning")
+    }
+    return Totals(sums["calls"], pricing.Usage(**tokens), sums["cost_nanos"])

@@ -20,7 +20,7 @@ from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from billing import money, usage
+from billing import money, pricing, usage
 from billing.forms import CallFilterForm
 from billing.models import UsageRecord
 from orgs.context import ConsoleRequest, member_page
@@ -44,14 +44,12 @@ EXPORT_COLUMNS = (
     "http_status",
     "error_code",
     "is_stream",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
+    *(f"{bucket}_tokens" for bucket in pricing.BUCKETS),
     "reasoning_tokens",
     "usage_source",
     "cost_dollars",
     "price_version",
+    "margin_basis_points",
     "duration_ms",
     "first_token_ms",
 )
@@ -138,6 +136,7 @@ def call_detail(request: ConsoleRequest, request_id: str) -> HttpResponse:
     context = {
         "call": call,
         "explanation": usage.explain(call),
+        "counts": usage.described_counts(call.usage),
         "settlement": call.transfer,
         "hold": call.transfer.pending_transfer if call.transfer else None,
         "given_back_nanos": max(call.held_nanos - call.cost_nanos, 0),

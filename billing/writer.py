@@ -20,7 +20,7 @@ from billing import calls, ledger, rows
 
 log = structlog.get_logger(__name__)
 
-# A usage record has 31 columns and SQLite takes 32,766 parameters in one statement.
+# A usage record has 38 columns and SQLite takes 32,766 parameters in one statement.
 BATCH_MAX = 500
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 5.0

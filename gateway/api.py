@@ -16,6 +16,7 @@ from rest_framework.serializers import Serializer
 
 from billing import usage
 from billing.money import dollars_from_nanos
+from billing.pricing import BUCKETS
 from deployments import directory
 from gateway import keys, provisioning
 from gateway.models import ModelRoute
@@ -190,17 +191,23 @@ def _period(body: dict[str, Any]) -> tuple[datetime, datetime]:
 
 
 def _describe_usage(totals: usage.Totals) -> dict[str, Any]:
-    """Counts of calls and tokens, and the cost in nano-dollars and exact dollars."""
+    """Calls, tokens of each bucket, and the cost in nano-dollars and exact dollars."""
     return {
         "calls": totals.calls,
-        "inputTokens": totals.input_tokens,
-        "cacheReadTokens": totals.cache_read_tokens,
-        "cacheWriteTokens": totals.cache_write_tokens,
-        "outputTokens": totals.output_tokens,
-        "reasoningTokens": totals.reasoning_tokens,
+        **{
+            f"{_camel_case(bucket)}Tokens": tokens
+            for bucket, tokens in zip(BUCKETS, totals.usage.counts, strict=True)
+        },
+        "reasoningTokens": totals.usage.reasoning,
         "costNanos": totals.cost_nanos,
         "costUsd": format(dollars_from_nanos(totals.cost_nanos), "f"),
     }
+
+
+def _camel_case(name: str) -> str:
+    """`cache_read` as this API names things: `cacheRead`."""
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
 
 
 def _rows(group_by: str, query: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from django.conf import settings
 
-from billing import pricing
+from billing import pricing, usage
 from gateway import refusals
 from gateway.authentication import authenticate
 from gateway.catalog import Candidate
@@ -37,7 +37,7 @@ GEMINI_METHODS = ("generateContent", "streamGenerateContent", "countTokens")
 
 async def list_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
     """`GET /models`: every model this key may use, for OpenAI's or Anthropic's clients."""
-    await authenticate(exchange.headers, services.snapshot)
+    caller, _key_id = await authenticate(exchange.headers, services.snapshot)
     models = (await current_catalog(services)).models()
     if exchange.header(b"anthropic-version"):
         data = [_describe_for_anthropic(candidate) for candidate in models]
@@ -46,19 +46,20 @@ async def list_models(exchange: Exchange, services: Services, _: uuid.UUID) -> N
             page.update(first_id=data[0]["id"], last_id=data[-1]["id"])
         await exchange.send_json(200, page)
         return
-    data = [describe_model(candidate) for candidate in models]
+    data = [describe_model(candidate, caller.margin_basis_points) for candidate in models]
     await exchange.send_json(200, {"object": "list", "data": data})
 
 
 async def show_model(exchange: Exchange, services: Services, name: str) -> None:
     """`GET /models/{id}`: one of them, by name or alias."""
-    await authenticate(exchange.headers, services.snapshot)
+    caller, _ = await authenticate(exchange.headers, services.snapshot)
     candidates = (await current_catalog(services)).by_name.get(name)
     if not candidates:
         raise refusals.unknown_model(name)
-    is_anthropic = exchange.header(b"anthropic-version")
-    describe = _describe_for_anthropic if is_anthropic else describe_model
-    await exchange.send_json(200, describe(candidates[0]))
+    if exchange.header(b"anthropic-version"):
+        await exchange.send_json(200, _describe_for_anthropic(candidates[0]))
+        return
+    await exchange.send_json(200, describe_model(candidates[0], caller.margin_basis_points))
 
 
 async def list_gemini_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
@@ -77,10 +78,11 @@ async def show_gemini_model(exchange: Exchange, services: Services, name: str) -
     await exchange.send_json(200, _describe_for_gemini(candidates[0]))
 
 
-def describe_model(candidate: Candidate) -> dict[str, Any]:
+def describe_model(candidate: Candidate, margin_basis_points: int) -> dict[str, Any]:
     """OpenAI's model object, and what a caller needs to choose: limits, price, availability.
 
-    Prices are US dollars per million tokens, as text, per bucket at the lowest tier.
+    Prices are what this caller pays, margin included: US dollars per million tokens, as exact
+    text, per bucket at the lowest tier.
     """
     status = "available"
     if candidate.upstream is None:
@@ -98,16 +100,19 @@ def describe_model(candidate: Candidate) -> dict[str, Any]:
         "context_window": candidate.context_tokens_max,
         "max_output_tokens": candidate.output_tokens_max,
         "capabilities": sorted(candidate.capabilities),
-        "pricing": _describe_price(candidate.price),
+        "pricing": _describe_price(candidate.price, margin_basis_points),
     }
 
 
-def _describe_price(price: pricing.Price | None) -> dict[str, str] | None:
+def _describe_price(price: pricing.Price | None, margin_basis_points: int) -> dict[str, str] | None:
     if price is None:
         return None
     described = {"unit": "USD per 1M tokens"}
+    if margin_basis_points:
+        described["margin_included"] = usage.percent(margin_basis_points)
+    factor = Decimal(pricing.BASIS_POINTS + margin_basis_points) / pricing.BASIS_POINTS
     for bucket, tiers in price.tiers.items():
-        dollars = Decimal(tiers[0][1]) / 1_000_000_000
+        dollars = Decimal(tiers[0][1]) / 1_000_000_000 * factor
         described[bucket] = format(dollars.normalize(), "f")
     return described
 

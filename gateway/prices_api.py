@@ -1,6 +1,7 @@
 """The public price list: every model offered here, who serves it, and what its tokens cost.
 
-Needs no log-in: prices are the same for everybody. Must not show credentials or addresses.
+Needs no log-in: the same for everybody, before an organization's margin, which the AI API's own
+list of models includes. Must not show credentials or addresses.
 """
 
 from django.http import HttpRequest

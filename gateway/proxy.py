@@ -65,6 +65,8 @@ Source = UsageRecord.Source
 SETTLE_SECONDS_MAX = 10.0
 BYTES_PER_TOKEN = 4  # for estimates only, when a provider ended without reporting usage
 IMAGE_TOKENS_MAX = 4096
+# A report this many times above what the model can read or write is not believed.
+UNBELIEVABLE_FACTOR = 4
 # A JSON string of base64, as a data: URL or bare: no sentence is that long without a space.
 INLINE_DATA = re.compile(rb'"(?:data:[a-zA-Z0-9.+/-]+;base64,)?[A-Za-z0-9+/=_-]{4096,}"')
 
@@ -135,10 +137,30 @@ class Run:
         self.call.progress(self.known_usage())
 
     def known_usage(self) -> Usage:
-        """What the provider reported, else an estimate, never above what was asked for."""
-        if self.usage is not None:
-            return self.usage
-        return Usage(input=self.input_tokens_estimate, output=self._relayed())
+        """What the provider reported, else an estimate, never above what was asked for.
+
+        A report with numbers that can be no counts keeps the others; what they leave unknown is
+        estimated. One far above the model's limits is not believed at all.
+        """
+        reported = self.usage
+        if reported is None or not self._is_believable(reported):
+            return Usage(input=self.input_tokens_estimate, output=self._relayed())
+        if not reported.is_doubtful:
+            return reported
+        return replace(
+            reported,
+            input=reported.input if reported.whole_input else self.input_tokens_estimate,
+            output=max(reported.output, self._relayed()),
+        )
+
+    def _is_believable(self, reported: Usage) -> bool:
+        candidate, inspection = self.candidate, self.inspection
+        input_max = candidate.context_tokens_max * inspection.inputs
+        output_max = max(candidate.output_tokens_max, 1) * inspection.choices
+        return (
+            reported.whole_input <= input_max * UNBELIEVABLE_FACTOR
+            and reported.whole_output <= output_max * UNBELIEVABLE_FACTOR
+        )
 
     def _relayed(self) -> int:
         """Pieces of output relayed, at most the tokens that were asked for."""
@@ -160,9 +182,10 @@ class Run:
         """The record's figures. A provider that reported nothing and sent nothing bills nothing."""
         is_whole = self.status == Status.FINISHED
         usage = self.known_usage()
-        if self.usage is not None and is_whole:
+        is_believed = usage is self.usage
+        if is_believed and is_whole:
             source = Source.PROVIDER
-        elif self.usage is not None:
+        elif is_believed:
             # Reported early (Anthropic's first message says one token): what was relayed counts.
             usage = replace(usage, output=max(usage.output, self._relayed()))
             source = Source.PROVIDER_PARTIAL
@@ -355,12 +378,18 @@ def open_call(
         provider=first.served_by,
         upstream_model=first.upstream_name,
         price=first.price,
-        hold_nanos=max(_worst_case(row, inspection, input_tokens_max) for row in candidates),
+        margin_basis_points=caller.margin_basis_points,
+        hold_nanos=max(
+            _worst_case(row, inspection, input_tokens_max, caller.margin_basis_points)
+            for row in candidates
+        ),
         started_at=datetime.now(UTC),
     )
 
 
-def _worst_case(candidate: Candidate, inspection: Inspection, input_tokens_max: int) -> int:
+def _worst_case(
+    candidate: Candidate, inspection: Inspection, input_tokens_max: int, margin_basis_points: int
+) -> int:
     """The most the call can cost with this candidate, in nano-dollars, at least one."""
     assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
     asked = inspection.output_tokens_max or candidate.output_tokens_max
@@ -368,6 +397,7 @@ def _worst_case(candidate: Candidate, inspection: Inspection, input_tokens_max: 
         candidate.price,
         input_tokens_max=min(input_tokens_max, candidate.context_tokens_max * inspection.inputs),
         output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
+        margin_basis_points=margin_basis_points,
     )
     return max(nanos, 1)
 

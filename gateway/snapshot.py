@@ -23,6 +23,7 @@ from django.db import close_old_connections, connections
 from django.db.models import Q
 from django.utils import timezone
 
+from billing import terms
 from deployments.models import Deployment
 from gateway import allowances, catalog
 from gateway.models import GatewayKey
@@ -58,13 +59,14 @@ class KeyFacts:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who speaks with a key: ids for records, the deployment's working keys, its limits."""
+    """Who speaks with a key: ids for records, its margin, keys and limits."""
 
     deployment_id: int
     deploy_id: str
     workspace_id: int
     organization_id: int
     organization_slug: str
+    margin_basis_points: int
     keys: tuple[KeyFacts, ...]
     # Of the deployment's calls, narrowest scope first; those of scope "key" are of one key each.
     limits: tuple[ScopeLimits, ...] = ()
@@ -236,7 +238,7 @@ def _write(name: str, key_id: int) -> None:
 def load_caller(deploy_id: str) -> Caller | None:
     """The caller as the database knows it; None for unknown, deleted or suspended."""
     deployment = (
-        Deployment.objects.select_related("workspace__organization")
+        Deployment.objects.select_related("workspace__organization__terms")
         .filter(deploy_id=deploy_id, deleted_at=None)
         .first()
     )
@@ -258,6 +260,7 @@ def load_caller(deploy_id: str) -> Caller | None:
         workspace_id=deployment.workspace_id,
         organization_id=organization.pk,
         organization_slug=organization.slug,
+        margin_basis_points=terms.margin_basis_points(organization),
         keys=tuple(
             KeyFacts(key.pk, key.digest, key.expires_at.timestamp() if key.expires_at else None)
             for key in keys

@@ -124,6 +124,7 @@ def make_opening(
     deployment_id: int = 1,
     deploy_id: str = "app-0000000001",
     model: str = "smollm2-135m",
+    margin_basis_points: int = 0,
 ) -> metering.Opening:
     """A call about to be sent."""
     started_at = started_at or timezone.now()
@@ -142,6 +143,7 @@ def make_opening(
         provider=price.provider,
         upstream_model=price.model,
         price=pricing.Price.from_rates(price.pk, price.rates),
+        margin_basis_points=margin_basis_points,
         hold_nanos=hold_nanos,
         started_at=started_at,
     )
@@ -178,7 +180,7 @@ def make_call(
         organization=organization, price=price, started_at=started_at, **opening_fields
     )
     ending = make_ending(usage=usage, status=status)
-    cost = pricing.cost_nanos(opening.price, ending.usage)
+    cost = calls.cost_nanos(opening, ending)
     key = opening.call_id.hex
     hold_id = ledger.hold(
         ledger.Hold(

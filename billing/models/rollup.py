@@ -42,7 +42,13 @@ class UsageRollup(models.Model):
     input_tokens = models.BigIntegerField()
     cache_read_tokens = models.BigIntegerField()
     cache_write_tokens = models.BigIntegerField()
+    cache_write_1h_tokens = models.BigIntegerField()
+    audio_input_tokens = models.BigIntegerField()
+    audio_cache_read_tokens = models.BigIntegerField()
+    image_input_tokens = models.BigIntegerField()
     output_tokens = models.BigIntegerField()
+    audio_output_tokens = models.BigIntegerField()
+    image_output_tokens = models.BigIntegerField()
     reasoning_tokens = models.BigIntegerField()
     cost_nanos = models.BigIntegerField()
 

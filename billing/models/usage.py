@@ -1,11 +1,12 @@
 """What models cost and what every call used. See `billing.models` for the rules."""
 
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
 
+from billing import pricing
 from billing.models.ledger import Transfer
 from orgs.models import Organization
 
@@ -40,8 +41,8 @@ class PriceVersion(models.Model):
 class UsageRecord(models.Model):
     """One call of the AI API: what was asked, what was used, what it cost and why. Immutable.
 
-    Token buckets are disjoint (their sum is what the provider counted), except `reasoning_tokens`,
-    which is the part of `output_tokens` spent on reasoning.
+    One column per bucket of `pricing.BUCKETS`, disjoint (their sum is what the provider counted);
+    `reasoning_tokens` is the part of `output_tokens` spent on reasoning.
     """
 
     class Status(models.TextChoices):
@@ -84,9 +85,17 @@ class UsageRecord(models.Model):
     input_tokens = models.BigIntegerField(default=0)
     cache_read_tokens = models.BigIntegerField(default=0)
     cache_write_tokens = models.BigIntegerField(default=0)
+    cache_write_1h_tokens = models.BigIntegerField(default=0)
+    audio_input_tokens = models.BigIntegerField(default=0)
+    audio_cache_read_tokens = models.BigIntegerField(default=0)
+    image_input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    audio_output_tokens = models.BigIntegerField(default=0)
+    image_output_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
     price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, related_name="+")
+    # What the organization paid on top of the price, in hundredths of a percent.
+    margin_basis_points = models.PositiveIntegerField(default=0)
     cost_nanos = models.BigIntegerField()
     held_nanos = models.BigIntegerField()
     # Null when the call cost nothing: its hold was released, no credit moved.
@@ -110,13 +119,12 @@ class UsageRecord(models.Model):
         constraints: ClassVar = [
             models.CheckConstraint(
                 name="billing_usage_not_negative",
-                condition=Q(cost_nanos__gte=0)
-                & Q(held_nanos__gte=0)
-                & Q(input_tokens__gte=0)
-                & Q(cache_read_tokens__gte=0)
-                & Q(cache_write_tokens__gte=0)
-                & Q(output_tokens__gte=0)
-                & Q(reasoning_tokens__gte=0),
+                condition=Q(
+                    cost_nanos__gte=0,
+                    held_nanos__gte=0,
+                    reasoning_tokens__gte=0,
+                    **{f"{bucket}_tokens__gte": 0 for bucket in pricing.BUCKETS},
+                ),
             ),
             models.CheckConstraint(
                 name="billing_usage_cost_has_a_transfer",
@@ -130,9 +138,17 @@ class UsageRecord(models.Model):
     @property
     def total_tokens(self) -> int:
         """All tokens of the call; reasoning is already inside output."""
-        return (
-            self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_tokens
-            + self.output_tokens
-        )
+        return self.usage.total
+
+    @property
+    def usage(self) -> pricing.Usage:
+        """The quantities as pricing takes them."""
+        return usage_of(self)
+
+
+def usage_of(row: Any) -> pricing.Usage:
+    """The quantities of a record, or of any row with its columns of tokens."""
+    return pricing.Usage(
+        reasoning=row.reasoning_tokens,
+        **{bucket: getattr(row, f"{bucket}_tokens") for bucket in pricing.BUCKETS},
+    )

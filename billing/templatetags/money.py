@@ -31,5 +31,5 @@ def dollars(nanos: int | None, form: str = "exact") -> str:
 @register.filter
 def plain(dollars: Decimal) -> str:
     """Exact dollars with every digit and at least two decimals, without exponent or sign."""
-    whole, _, decimals = f"{dollars:,.15f}".rstrip("0").partition(".")
+    whole, _, decimals = f"{dollars:,.19f}".rstrip("0").partition(".")
     return f"{whole}.{decimals:0<2}"

@@ -16,6 +16,7 @@ import orjson
 from billing.pricing import Usage
 from gateway.dialects import anthropic_carries as carries
 from gateway.dialects.base import Json, UnreadableAnswer
+from gateway.dialects.counting import Counts, divide
 from gateway.events import (
     Carry,
     ChoiceFinished,
@@ -60,45 +61,51 @@ class UsageTotals:
 
     def __init__(self) -> None:
         self._latest: dict[str, int] = {}
+        self._is_doubtful = False
 
     def merge(self, usage: Any) -> Usage | None:
         """The totals after one more usage object; None while nothing was ever counted."""
         if isinstance(usage, dict):
-            self._latest.update(_counts(usage))
-        if not self._latest:
+            counts = Counts()
+            self._latest.update(_counts(counts, usage))
+            self._is_doubtful |= counts.is_doubtful
+        if not self._latest and not self._is_doubtful:
             return None
         latest = self._latest
-        output = latest.get("output_tokens", 0)
-        return Usage(
-            input=latest.get("input_tokens", 0),
-            cache_read=latest.get("cache_read_input_tokens", 0),
-            cache_write=latest.get("cache_creation_input_tokens", 0),
-            output=output,
-            reasoning=min(latest.get("thinking_tokens", 0), output),
+        read, written = latest.get("cache_read", 0), latest.get("cache_write", 0)
+        return divide(
+            latest.get("input", 0) + read + written,
+            latest.get("output", 0),
+            cached=read,
+            written=written,
+            written_1h=latest.get("cache_write_1h", 0),
+            reasoning=latest.get("thinking", 0),
+            is_doubtful=self._is_doubtful,
         )
 
 
-def _counts(usage: Json) -> dict[str, int]:
+def _counts(counts: Counts, usage: Json) -> dict[str, int]:
     """The counts in a usage object. Compaction is left out of the top-level counts it causes."""
-    names = ("input_tokens", "output_tokens")
-    found = {
-        name: _count(usage.get(name))
-        for name in (*names, "cache_read_input_tokens", "cache_creation_input_tokens")
+    kept = {
+        ttl: counts.take(usage.get("cache_creation"), f"ephemeral_{ttl}_input_tokens")
+        for ttl in ("5m", "1h")
     }
-    rounds = usage.get("iterations")
-    own = [one for one in _objects(rounds) if one.get("type") in ("compaction", "message")]
-    if own:
-        found.update({name: sum(_count(one.get(name)) or 0 for one in own) for name in names})
-    details = usage.get("output_tokens_details")
-    if isinstance(details, dict):
-        found["thinking_tokens"] = _count(details.get("thinking_tokens"))
+    written = counts.take(usage, "cache_creation_input_tokens")
+    if written is None and any(kept.values()):
+        written = sum(filter(None, kept.values()))
+    found = {
+        "input": counts.take(usage, "input_tokens"),
+        "output": counts.take(usage, "output_tokens"),
+        "cache_read": counts.take(usage, "cache_read_input_tokens"),
+        "cache_write": written,
+        "cache_write_1h": kept["1h"],
+        "thinking": counts.take(usage.get("output_tokens_details"), "thinking_tokens"),
+    }
+    rounds = _objects(usage.get("iterations"))
+    if own := [one for one in rounds if one.get("type") in ("compaction", "message")]:
+        for name in ("input", "output"):
+            found[name] = sum(counts.take(one, f"{name}_tokens") or 0 for one in own)
     return {name: count for name, count in found.items() if count is not None}
-
-
-def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return max(int(value), 0)
 
 
 # --- theirs to ours --------------------------------------------------------------------------

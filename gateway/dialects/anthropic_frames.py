@@ -40,12 +40,16 @@ STOP_REASONS = {
 
 
 def write_usage(usage: Usage) -> Json:
-    """Our buckets as Anthropic's usage object: both are disjoint."""
+    """Our buckets as Anthropic's usage object, which is disjoint, too, but knows only text."""
     return {
-        "input_tokens": usage.input,
-        "cache_creation_input_tokens": usage.cache_write,
-        "cache_read_input_tokens": usage.cache_read,
-        "output_tokens": usage.output,
+        "input_tokens": usage.input + usage.audio_input + usage.image_input,
+        "cache_creation_input_tokens": usage.cache_write + usage.cache_write_1h,
+        "cache_read_input_tokens": usage.cache_read + usage.audio_cache_read,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": usage.cache_write,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h,
+        },
+        "output_tokens": usage.whole_output,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
     }
 

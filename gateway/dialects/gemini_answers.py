@@ -62,14 +62,35 @@ SPOKEN_MEDIA_TYPE = "audio/pcm"
 
 
 def write_usage(usage: Usage) -> Json:
-    """Disjoint buckets as `usageMetadata`: thinking is counted apart from what was written."""
-    return {
+    """Disjoint buckets as `usageMetadata`: thinking is counted apart from what was written.
+
+    What was heard, seen, said or drawn is itemised by modality, where there is any.
+    """
+    written = usage.whole_output - usage.reasoning
+    metadata: Json = {
         "promptTokenCount": usage.whole_input,
-        "cachedContentTokenCount": usage.cache_read,
-        "candidatesTokenCount": usage.output - usage.reasoning,
+        "cachedContentTokenCount": usage.cache_read + usage.audio_cache_read,
+        "candidatesTokenCount": written,
         "thoughtsTokenCount": usage.reasoning,
         "totalTokenCount": usage.total,
     }
+    heard = usage.audio_input + usage.audio_cache_read
+    details = {
+        "promptTokensDetails": _modalities(usage.whole_input, heard, usage.image_input),
+        "cacheTokensDetails": _modalities(
+            usage.cache_read + usage.audio_cache_read, usage.audio_cache_read, 0
+        ),
+        "candidatesTokensDetails": _modalities(written, usage.audio_output, usage.image_output),
+    }
+    return metadata | {name: items for name, items in details.items() if items}
+
+
+def _modalities(whole: int, audio: int, image: int) -> list[Json]:
+    """Tokens by modality; none where everything is text."""
+    if not audio and not image:
+        return []
+    counts = {"TEXT": whole - audio - image, "AUDIO": audio, "IMAGE": image}
+    return [{"modality": name, "tokenCount": count} for name, count in counts.items() if count]
 
 
 def write_refusal(refusal: Refusal, request_id: str) -> Json:

@@ -5,6 +5,7 @@ may go on in the next, so readers keep state. Unknown parts and members are skip
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ import orjson
 from billing.pricing import Usage
 from gateway.dialects import gemini_signatures
 from gateway.dialects.base import Json
+from gateway.dialects.counting import Counts, divide
 from gateway.dialects.gemini_arguments import PartialCall
 from gateway.events import (
     AudioDelta,
@@ -62,6 +64,7 @@ USAGE_COUNTS = (
     "candidatesTokenCount",
     "thoughtsTokenCount",
 )
+USAGE_DETAILS = ("promptTokensDetails", "cacheTokensDetails", "candidatesTokensDetails")
 
 
 def object_of(value: Any) -> Json:
@@ -91,27 +94,42 @@ class UsageReader:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._is_doubtful = False
 
     def read(self, chunk: Json) -> Usage | None:
-        """The running total after this message; None as long as nothing was counted."""
+        """The running total after this message; None as long as nothing was counted.
+
+        `*TokensDetails` itemise a count by modality. Video and documents cost what text does.
+        """
         metadata = chunk.get("usageMetadata")
         if not isinstance(metadata, dict):
             return None
-        for name in USAGE_COUNTS:
-            if (count := count_of(metadata.get(name))) is not None:
-                self._counts[name] = count
-        if not self._counts:
+        counts = Counts()
+        found = {name: counts.take(metadata, name) for name in USAGE_COUNTS}
+        for name in USAGE_DETAILS:
+            for item in objects_of(metadata.get(name)):
+                if (modality := item.get("modality")) in ("AUDIO", "IMAGE"):
+                    found[f"{name}.{modality}"] = counts.take(item, "tokenCount")
+        self._counts.update({name: count for name, count in found.items() if count is not None})
+        self._is_doubtful |= counts.is_doubtful
+        if not self._counts and not self._is_doubtful:
             return None
-        prompt, tool_use, cached, written, thought = (
-            self._counts.get(name, 0) for name in USAGE_COUNTS
-        )
-        prompt += tool_use
-        cached = min(cached, prompt)
-        return Usage(
-            input=prompt - cached,
-            cache_read=cached,
-            output=written + thought,
+        return self._divided(lambda name: self._counts.get(name, 0))
+
+    def _divided(self, count: Callable[[str], int]) -> Usage:
+        thought = count("thoughtsTokenCount")
+        image, cached_image = count("promptTokensDetails.IMAGE"), count("cacheTokensDetails.IMAGE")
+        return divide(
+            count("promptTokenCount") + count("toolUsePromptTokenCount"),
+            count("candidatesTokenCount") + thought,
+            cached=count("cachedContentTokenCount"),
+            audio=count("promptTokensDetails.AUDIO"),
+            cached_audio=count("cacheTokensDetails.AUDIO"),
+            image=max(image - cached_image, 0),
+            audio_output=count("candidatesTokensDetails.AUDIO"),
+            image_output=count("candidatesTokensDetails.IMAGE"),
             reasoning=thought,
+            is_doubtful=self._is_doubtful,
         )
 
 

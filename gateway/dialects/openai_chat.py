@@ -26,6 +26,12 @@ from gateway.dialects.base import (
     UnreadableAnswer,
     UpstreamFailure,
 )
+from gateway.dialects.counting import Counts, divide
+from gateway.dialects.openai_usage import (
+    read_input_details,
+    write_input_details,
+    write_output_details,
+)
 from gateway.events import (
     AudioDelta,
     ChoiceFinished,
@@ -67,45 +73,35 @@ def read_usage_object(usage: Any) -> Usage | None:
     Google's and xAI's compatible endpoints leave thinking out of `completion_tokens` and count it
     in `total_tokens` only: what the total has beyond prompt and completion was written, thinking.
     """
-    prompt = _count(usage, "prompt_tokens")
-    completion = _count(usage, "completion_tokens")
-    if prompt is None and completion is None:
+    counts = Counts()
+    prompt = counts.take(usage, "prompt_tokens")
+    completion = counts.take(usage, "completion_tokens")
+    if prompt is None and completion is None and not counts.is_doubtful:
         return None
     prompt, completion = prompt or 0, completion or 0
-    # A part can never exceed the whole: a provider that says otherwise is not billed twice.
-    details = usage.get("prompt_tokens_details")
-    cache_read = min(_count(details, "cached_tokens") or 0, prompt)
-    cache_write = min(_count(details, "cache_write_tokens") or 0, prompt - cache_read)
-    hidden = max((_count(usage, "total_tokens") or 0) - prompt - completion, 0)
-    reasoning = _count(usage.get("completion_tokens_details"), "reasoning_tokens") or hidden
-    return Usage(
-        input=prompt - cache_read - cache_write,
-        cache_read=cache_read,
-        cache_write=cache_write,
-        output=completion + hidden,
-        reasoning=min(reasoning, completion + hidden),
+    hidden = max((counts.take(usage, "total_tokens") or 0) - prompt - completion, 0)
+    if counts.is_doubtful:
+        hidden = 0  # what the total has beyond may be what was left out
+    details = usage.get("completion_tokens_details")
+    return divide(
+        prompt,
+        completion + hidden,
+        **read_input_details(counts, usage.get("prompt_tokens_details")),
+        audio_output=counts.take(details, "audio_tokens") or 0,
+        image_output=counts.take(details, "image_tokens") or 0,
+        reasoning=counts.take(details, "reasoning_tokens") or hidden,
+        is_doubtful=counts.is_doubtful,
     )
-
-
-def _count(holder: Any, name: str) -> int | None:
-    """A count of tokens; None when there is none. True is no count."""
-    value = holder.get(name) if isinstance(holder, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return max(int(value), 0)
 
 
 def write_usage_object(usage: Usage) -> Json:
     """Disjoint buckets as OpenAI's `usage`; both details always, strict clients require them."""
     return {
         "prompt_tokens": usage.whole_input,
-        "completion_tokens": usage.output,
+        "completion_tokens": usage.whole_output,
         "total_tokens": usage.total,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write,
-        },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "prompt_tokens_details": write_input_details(usage),
+        "completion_tokens_details": write_output_details(usage),
     }
 
 

@@ -9,6 +9,12 @@ from typing import Any
 from billing.pricing import Usage
 from gateway.dialects import responses_tools
 from gateway.dialects.base import Inspection, Json, Reply
+from gateway.dialects.counting import Counts, divide
+from gateway.dialects.openai_usage import (
+    read_input_details,
+    write_input_details,
+    write_output_details,
+)
 from gateway.refusals import Refusal
 
 # What a response repeats of its request: name -> (types, what it says when nothing was asked).
@@ -75,12 +81,9 @@ def write_usage(usage: Usage) -> Json:
     """Disjoint buckets as this wire's `usage`; Codex fails on details without their number."""
     return {
         "input_tokens": usage.whole_input,
-        "input_tokens_details": {
-            "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write,
-        },
-        "output_tokens": usage.output,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "input_tokens_details": write_input_details(usage),
+        "output_tokens": usage.whole_output,
+        "output_tokens_details": write_output_details(usage),
         "total_tokens": usage.total,
     }
 
@@ -90,30 +93,21 @@ def read_usage(usage: Any) -> Usage | None:
 
     Cached tokens are a part of `input_tokens`, reasoning tokens a part of `output_tokens`.
     """
-    whole_input, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    if whole_input is None and output is None:
+    counts = Counts()
+    whole_input = counts.take(usage, "input_tokens")
+    output = counts.take(usage, "output_tokens")
+    if whole_input is None and output is None and not counts.is_doubtful:
         return None
-    whole_input, output = whole_input or 0, output or 0
-    # A part can never exceed the whole: a provider that says otherwise is not billed twice.
-    details = usage.get("input_tokens_details")
-    cache_read = min(_count(details, "cached_tokens") or 0, whole_input)
-    cache_write = min(_count(details, "cache_write_tokens") or 0, whole_input - cache_read)
-    reasoning = _count(usage.get("output_tokens_details"), "reasoning_tokens") or 0
-    return Usage(
-        input=whole_input - cache_read - cache_write,
-        cache_read=cache_read,
-        cache_write=cache_write,
-        output=output,
-        reasoning=min(reasoning, output),
+    details = usage.get("output_tokens_details")
+    return divide(
+        whole_input or 0,
+        output or 0,
+        **read_input_details(counts, usage.get("input_tokens_details")),
+        audio_output=counts.take(details, "audio_tokens") or 0,
+        image_output=counts.take(details, "image_tokens") or 0,
+        reasoning=counts.take(details, "reasoning_tokens") or 0,
+        is_doubtful=counts.is_doubtful,
     )
-
-
-def _count(holder: Any, name: str) -> int | None:
-    """A count of tokens; None when there is none. True is no count."""
-    value = holder.get(name) if isinstance(holder, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return max(int(value), 0)
 
 
 def write_error_event(refusal: Refusal) -> Json:

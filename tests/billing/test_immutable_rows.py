@@ -7,7 +7,15 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from billing import ledger, pricing
-from billing.models import CreditGrant, GrantUse, LedgerAccount, PriceVersion, Transfer, UsageRecord
+from billing.models import (
+    CreditGrant,
+    GrantUse,
+    LedgerAccount,
+    OrganizationTerms,
+    PriceVersion,
+    Transfer,
+    UsageRecord,
+)
 from tests import factories
 
 NOW = timezone.now()
@@ -265,9 +273,21 @@ def test_a_price_version_is_one_per_moment(record):
         )
 
 
-def test_usage_is_never_negative(record):
+@pytest.mark.parametrize("bucket", [*pricing.BUCKETS, "reasoning"])
+def test_usage_is_never_negative(record, bucket):
     with refused("billing_usage_not_negative"), transaction.atomic():
-        copy_of(record, input_tokens=-1)
+        copy_of(record, **{f"{bucket}_tokens": -1})
+
+
+@pytest.mark.parametrize("margin", [-1, pricing.MARGIN_BASIS_POINTS_MAX + 1])
+def test_a_margin_is_within_its_range(organization, margin):
+    with refused("margin"), transaction.atomic():
+        OrganizationTerms.objects.create(organization=organization, margin_basis_points=margin)
+
+
+def test_a_recorded_margin_is_never_negative(record):
+    with refused("margin"), transaction.atomic():
+        copy_of(record, margin_basis_points=-1)
 
 
 def test_a_cost_has_a_transfer(record):

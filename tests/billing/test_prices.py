@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from genai_prices.types import ModelPrice, Tier, TieredPrices
 
-from billing import prices
+from billing import prices, pricing
 from billing.models import PriceVersion
 from tests import factories
 
@@ -47,6 +47,40 @@ def test_a_tiered_vendor_price_keeps_its_tiers():
         {"from_input_tokens": 200_000, "nanos_per_million": 6_000_000_000},
     ]
     assert rates["cache_write"][1]["nanos_per_million"] == 7_500_000_000
+
+
+def test_anthropic_charges_twice_the_input_for_an_hour_and_a_quarter_more_for_five_minutes():
+    rates = prices.import_from_genai_prices("anthropic", "claude-opus-4-5", AT).rates
+    assert rates["input"] == flat(5_000_000_000)
+    assert rates["cache_write"] == flat(6_250_000_000)
+    assert rates["cache_write_1h"] == flat(10_000_000_000)
+
+
+def test_spoken_and_drawn_tokens_have_prices_of_their_own():
+    rates = prices.import_from_genai_prices("google", "gemini-3-flash-preview", AT).rates
+    assert rates["audio_input"] == flat(1_000_000_000)
+    assert rates["audio_cache_read"] == flat(100_000_000)
+    rates = prices.import_from_genai_prices("google", "gemini-2.5-flash-image", AT).rates
+    assert rates["image_output"] == flat(30_000_000_000)
+    rates = prices.import_from_genai_prices("openai", "gpt-audio", AT).rates
+    assert rates["audio_output"] == flat(64_000_000_000)
+
+
+def test_every_bucket_of_usage_has_a_name_in_the_price_data():
+    assert tuple(prices.NAMES) == pricing.BUCKETS
+
+
+def test_a_price_of_nothing_is_a_price():
+    rates = prices._rates(
+        "x/y", ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1), cache_read_mtok=Decimal(0))
+    )
+    assert rates["cache_read"] == flat(0)
+
+
+def test_a_model_that_prices_tokens_no_bucket_counts_is_refused():
+    price = ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1), input_video_mtok=Decimal(12))
+    with pytest.raises(prices.UnableToPrice, match="input_video_mtok"):
+        prices._rates("x/y", price)
 
 
 def test_the_librarys_own_rules_say_which_entry_a_name_means():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing import calls, checks, rollups, rows, tasks, usage
 from billing.models import UsageRecord, UsageRollup
-from billing.pricing import Usage
+from billing.pricing import BUCKETS, Usage
 from config.celery import app
 from tests import factories
 
@@ -68,7 +68,7 @@ def test_a_rollup_has_every_column_of_tokens_that_a_record_has():
 
 
 def test_every_column_of_a_record_reaches_its_hour_and_its_day(call):
-    call(usage=Usage(input=2, cache_read=3, cache_write=5, output=11, reasoning=7))
+    call(usage=Usage(*range(1, len(BUCKETS) + 1), reasoning=7))
     record = UsageRecord.objects.get()
     assert 0 not in {getattr(record, name) for name in rollups.TOKENS}
     rollups.merge_all()

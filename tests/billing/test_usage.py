@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing import usage
+from billing import pricing, usage
 from billing.pricing import Usage
 from tests import factories
 
@@ -32,14 +32,13 @@ def test_no_calls_are_totals_of_zero(organization):
 
 def test_totals_are_sums_over_calls(organization, call, django_assert_num_queries):
     call()
-    call(usage=Usage(input=10, cache_read=20, cache_write=30, output=40, reasoning=5))
+    call(usage=Usage(*range(1, 11), reasoning=5))
     with django_assert_num_queries(1):
         totals = usage.summary(organization, START, END)
     assert totals.calls == 2
-    assert (totals.input_tokens, totals.output_tokens) == (1010, 540)
-    assert (totals.cache_read_tokens, totals.cache_write_tokens) == (20, 30)
-    assert totals.total_tokens == 1600
-    assert totals.cost_nanos == 40_000 + 60 * 20 + 40 * 40
+    assert totals.usage == Usage(1001, 2, 3, 4, 5, 6, 7, 508, 9, 10, reasoning=5)
+    assert totals.total_tokens == 1555
+    assert totals.cost_nanos == 40_000 + 28 * 20 + 27 * 40
 
 
 def test_a_period_contains_its_start_and_not_its_end(organization, call):
@@ -129,6 +128,40 @@ def test_an_explanation_says_when_the_sum_was_rounded(organization):
     assert explanation.lines[0].formula == "1 input × $2.5000004 / 1M = $0.0000025000004"
     assert explanation.is_rounded
     assert explanation.cost_nanos == 2500
+
+
+def test_an_explanation_shows_the_margin_and_ends_in_the_cost(organization):
+    factories.make_credit(organization=organization)
+    record = factories.make_call(
+        organization=organization,
+        price=factories.make_price(input_nanos=2_500_000_000, output_nanos=10_000_000_000),
+        usage=Usage(input=1001, audio_output=500),
+        margin_basis_points=250,
+    )
+    explanation = usage.explain(record)
+    assert [line.formula for line in explanation.lines] == [
+        "1,001 input × $2.50 / 1M = $0.0025025",
+        "500 audio output × $10 / 1M = $0.005",
+    ]
+    assert record.cost_nanos == 7_690_063  # 7,502,500 and 2.5 %: 7,690,062.5
+    assert explanation.formula == (
+        "($0.0025025 + $0.005) × (1 + 2.5 %) = $0.0076900625, rounded to the nano-dollar"
+        " = $0.007690063"
+    )
+
+
+def test_a_bill_without_margin_or_rounding_is_a_plain_sum(call):
+    assert usage.explain(call()).formula == "$0.00002 + $0.00002 = $0.00004"
+
+
+def test_counts_show_what_was_used_and_the_plain_buckets():
+    assert usage.described_counts(Usage(image_input=3)) == [
+        ("input", 0),
+        ("cached input", 0),
+        ("image input", 3),
+        ("output", 0),
+    ]
+    assert set(usage.BUCKET_LABELS) == set(pricing.BUCKETS)
 
 
 def test_a_free_call_has_nothing_to_explain(call):

@@ -15,6 +15,7 @@ from billing.models import (
     CreditGrant,
     GrantUse,
     LedgerAccount,
+    OrganizationTerms,
     PriceVersion,
     Transfer,
     UsageRecord,
@@ -59,6 +60,7 @@ OURS = {
     "UsageRollup",
     "CreditGrant",
     "GrantUse",
+    "OrganizationTerms",
 }
 NEVER_EDITED = [
     LedgerAccount,
@@ -92,6 +94,7 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
     deploying.issue_upload(deployment)
     logs.append(deployment.pk, function_name="f", request_id="r", message="line", at=timezone.now())
     factories.make_route()
+    OrganizationTerms.objects.create(organization=organization, margin_basis_points=250)
     factories.make_credit(organization=organization)
     factories.make_call(
         organization=organization, price=factories.make_price(), usage=Usage(input=10, output=5)

@@ -359,15 +359,49 @@ def test_an_answer_without_any_event_is_still_one() -> None:
     assert CLIENT.response_writer(INSPECTION, REPLY).finish()["model"] == INSPECTION.model
 
 
+@pytest.mark.parametrize(
+    ("reported", "read"),
+    [
+        (
+            {
+                "input_tokens": 1,
+                "cache_creation_input_tokens": 10,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 4,
+                    "ephemeral_1h_input_tokens": 6,
+                },
+            },
+            Usage(input=1, cache_write=4, cache_write_1h=6),
+        ),
+        ({"cache_creation_input_tokens": 10}, Usage(cache_write=10)),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 6}}, Usage(cache_write_1h=6)),
+        (
+            {
+                "cache_creation_input_tokens": 5,
+                "cache_creation": {"ephemeral_1h_input_tokens": 6},
+            },
+            Usage(cache_write_1h=5),
+        ),
+        ({"input_tokens": 3, "output_tokens": -1}, Usage(input=3, is_doubtful=True)),
+        ({"input_tokens": 10**18}, Usage(is_doubtful=True)),
+    ],
+)
+def test_what_is_kept_for_an_hour_is_told_from_what_is_kept_for_minutes(
+    reported: dict[str, Any], read: Usage
+) -> None:
+    assert UPSTREAM.read_usage({"usage": reported}) == read
+
+
 def test_the_end_tells_the_settled_usage() -> None:
     encoder = CLIENT.stream_encoder(INSPECTION, REPLY)
-    usage = Usage(input=1, cache_read=2, cache_write=3, output=5, reasoning=4)
+    usage = Usage(input=1, cache_read=2, cache_write=2, cache_write_1h=1, output=5, reasoning=4)
     assert encoder.write(UsageReported(usage)) == b""
     (told,) = [one for one in frames_of(encoder.write_end(usage)) if "usage" in one]
     assert told["usage"] == {
         "input_tokens": 1,
         "cache_creation_input_tokens": 3,
         "cache_read_input_tokens": 2,
+        "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 1},
         "output_tokens": 5,
         "output_tokens_details": {"thinking_tokens": 4},
     }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from openai.types import Model
 
-from billing.models import UsageRecord
+from billing.models import OrganizationTerms, UsageRecord
 from gateway import app as app_module
 from gateway import endpoints, proxy
 from gateway.app import GatewayApp
@@ -44,6 +44,19 @@ async def test_models_are_listed_as_openais_sdk_expects(api: ApiClient) -> None:
     assert by_id["unpriced"]["status"] == "model_not_priced"
     assert by_id["claude-sonnet-4.5"]["status"] == "provider_not_configured"
     assert by_id["claude-sonnet-4.5"]["pricing"] is None
+
+
+async def test_models_are_listed_at_what_the_caller_pays(api: ApiClient, tenant: Tenant) -> None:
+    await OrganizationTerms.objects.acreate(
+        organization=tenant.organization, margin_basis_points=1_000
+    )
+    answer = await api.call("/models/gpt-4o", method="GET")
+    assert answer.json["pricing"] == {
+        "unit": "USD per 1M tokens",
+        "margin_included": "10 %",
+        "input": "2.75",
+        "output": "11",
+    }
 
 
 async def test_one_model_is_described_like_in_the_list(api: ApiClient) -> None:
@@ -274,9 +287,15 @@ def test_prices_read_as_people_write_them() -> None:
     from billing.pricing import Price
 
     price = Price(1, {"input": ((0, 150_000_000), (200_000, 1)), "output": ((0, 15_000_000_000),)})
-    assert endpoints._describe_price(price) == {
+    assert endpoints._describe_price(price, 0) == {
         "unit": "USD per 1M tokens",
         "input": "0.15",
         "output": "15",
     }
-    assert json.dumps(endpoints._describe_price(Price(1, {"input": ((0, 0),)})))
+    assert json.dumps(endpoints._describe_price(Price(1, {"input": ((0, 0),)}), 0))
+    # The last digit of a nano-dollar and of a basis point survive.
+    assert endpoints._describe_price(Price(1, {"input": ((0, 1),)}), 1) == {
+        "unit": "USD per 1M tokens",
+        "margin_included": "0.01 %",
+        "input": "0.0000000010001",
+    }

@@ -146,4 +146,4 @@ def test_a_stand_in_is_named_as_one_and_costs_what_the_local_model_does(settings
     assert (served.is_standin, served.served_by) == (True, "anthropic-standin")
     assert served.price is not None
     assert served.price.nanos_per_million("output", 0) == 40_000_000
-    assert describe_model(served)["status"] == "stand_in"
+    assert describe_model(served, 0)["status"] == "stand_in"

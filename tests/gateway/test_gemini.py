@@ -13,6 +13,7 @@ from google.genai.types import GenerateContentResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.pricing import Usage
 from gateway import refusals, sse
 from gateway.dialects import gemini
 from gateway.dialects.base import Inspection, Reply, TruncatedStream, UnreadableAnswer
@@ -513,6 +514,53 @@ def test_usage_of_tools_is_input_and_cached_tokens_are_a_part_of_the_prompt() ->
     assert (usage.input, usage.cache_read, usage.output, usage.reasoning) == (90, 30, 11, 6)
     assert UPSTREAM.read_usage({"usageMetadata": {"trafficType": "ON_DEMAND"}}) is None
     assert UPSTREAM.read_usage({}) is None
+
+
+def test_modalities_are_buckets_of_their_own() -> None:
+    metadata = {
+        "promptTokenCount": 100,
+        "cachedContentTokenCount": 30,
+        "candidatesTokenCount": 50,
+        "thoughtsTokenCount": 5,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": 40},
+            {"modality": "AUDIO", "tokenCount": 25},
+            {"modality": "IMAGE", "tokenCount": 30},
+            {"modality": "VIDEO", "tokenCount": 5},
+        ],
+        "cacheTokensDetails": [
+            {"modality": "AUDIO", "tokenCount": 10},
+            {"modality": "IMAGE", "tokenCount": 20},
+        ],
+        "candidatesTokensDetails": [
+            {"modality": "AUDIO", "tokenCount": 12},
+            {"modality": "IMAGE", "tokenCount": 8},
+        ],
+    }
+    usage = Usage(
+        input=45,
+        cache_read=20,
+        audio_cache_read=10,
+        audio_input=15,
+        image_input=10,
+        output=35,
+        audio_output=12,
+        image_output=8,
+        reasoning=5,
+    )
+    assert UPSTREAM.read_usage({"usageMetadata": metadata}) == usage
+    assert UPSTREAM.read_usage({"usageMetadata": write_usage(usage)}) == usage
+
+
+@pytest.mark.parametrize("number", [-1, 10**18, 0.5])
+def test_a_number_that_can_be_no_count_leaves_the_earlier_one_standing(number: float) -> None:
+    first = message(candidates=[candidate({"text": "a"})], usageMetadata={"promptTokenCount": 9})
+    last = message(
+        candidates=[candidate({"text": "b"}, finishReason="STOP")],
+        usageMetadata={"promptTokenCount": number, "candidatesTokenCount": 2},
+    )
+    usages = [event.usage for event in decode([first + last]) if isinstance(event, UsageReported)]
+    assert usages[-1] == Usage(input=9, output=2, is_doubtful=True)
 
 
 def test_thoughts_end_where_other_content_begins() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from billing.models import UsageRecord
+from billing.models import OrganizationTerms, UsageRecord
+from billing.pricing import Usage
 from gateway.app import GatewayApp
-from tests.gateway.conftest import ApiClient, Provider, Tenant, make_tenant
+from tests.gateway.conftest import ApiClient, Provider, Tenant, make_tenant, until
 
 Status = UsageRecord.Status
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
@@ -310,6 +311,77 @@ async def test_zero_reported_tokens_stay_zero(
     await api.chat()
     record = await record_of(tenant)
     assert (record.cost_nanos, record.usage_source) == (0, UsageRecord.Source.PROVIDER)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"prompt_tokens": 10**18, "completion_tokens": 5},
+        {"prompt_tokens": -1, "completion_tokens": 5},
+        {"prompt_tokens": 12, "completion_tokens": -5},
+        {"prompt_tokens": 12, "completion_tokens": 0.5},
+        {"prompt_tokens": 10**7, "completion_tokens": 5},  # beyond the model's context
+        {"prompt_tokens": 12, "completion_tokens": 10**7},
+    ],
+)
+async def test_a_report_that_cannot_be_is_billed_by_estimate_and_says_so(
+    api: ApiClient, provider: Provider, tenant: Tenant, reported: Any, is_stream: bool
+) -> None:
+    usage_chunk = USAGE_CHUNK.replace(json.dumps(USAGE).encode(), json.dumps(reported).encode())
+    provider.handler = streamed(*TEXT, usage_chunk, DONE) if is_stream else whole(usage=reported)
+    assert (await api.chat(stream=is_stream)).status == 200
+    record = await record_of(tenant)
+    assert record.status == Status.FINISHED
+    assert record.usage_source == UsageRecord.Source.ESTIMATED
+    assert 0 < record.input_tokens <= 100
+    assert 0 < record.output_tokens <= 150
+
+
+async def test_spoken_and_drawn_tokens_are_recorded_in_their_buckets(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    details = {"cached_tokens": 2, "audio_tokens": 3, "image_tokens": 4}
+    provider.handler = whole(
+        usage=USAGE
+        | {
+            "prompt_tokens_details": details,
+            "completion_tokens_details": {"audio_tokens": 4, "reasoning_tokens": 1},
+        }
+    )
+    await api.chat()
+    record = await record_of(tenant)
+    assert record.usage == Usage(
+        input=3,
+        cache_read=2,
+        audio_input=3,
+        image_input=4,
+        output=1,
+        audio_output=4,
+        reasoning=1,
+    )
+    assert record.cost_nanos == COST_NANOS  # without prices of their own
+
+
+async def test_an_organizations_margin_is_held_charged_and_recorded(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    provider.handler = whole()
+    await api.chat()
+    without = await record_of(tenant)
+    await OrganizationTerms.objects.acreate(
+        organization=tenant.organization, margin_basis_points=2_000
+    )
+
+    async def is_charged() -> bool:
+        await api.chat()
+        latest = await UsageRecord.objects.alatest("started_at")
+        return latest.margin_basis_points == 2_000
+
+    await until(is_charged)
+    latest = await UsageRecord.objects.alatest("started_at")
+    assert latest.cost_nanos == COST_NANOS * 12 // 10
+    assert latest.held_nanos == without.held_nanos * 12 // 10
 
 
 async def test_a_call_beyond_the_credit_is_refused_before_the_provider_hears_of_it(

@@ -53,7 +53,7 @@ async def limiters(redis: RedisServer, _patience: None) -> AsyncIterator[list[Li
 
 def caller(**limits: int) -> Caller:
     scope = ScopeLimits("deployment", 5, **limits, is_shared=True)
-    return Caller(5, "app-1", 1, 1, "acme", (), (scope,))
+    return Caller(5, "app-1", 1, 1, "acme", 0, (), (scope,))
 
 
 class Call:
@@ -168,7 +168,7 @@ async def test_defaults_of_the_platform_cost_no_round_trip(
     limiters: list[Limiter], redis: RedisServer
 ) -> None:
     scope = ScopeLimits("organization", 1, requests_per_minute=1000, is_shared=False)
-    await admit(limiters[0], Caller(5, "app-1", 1, 1, "acme", (), (scope,)))
+    await admit(limiters[0], Caller(5, "app-1", 1, 1, "acme", 0, (), (scope,)))
     assert redis.client.keys("*") == []
 
 

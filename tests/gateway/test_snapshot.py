@@ -29,7 +29,7 @@ async def known(transactional_db: None) -> AsyncIterator[Snapshot]:
 
 
 def made_up(deploy_id: str) -> Caller:
-    return Caller(1, deploy_id, 1, 1, "acme", ())
+    return Caller(1, deploy_id, 1, 1, "acme", 0, ())
 
 
 def loads_with(monkeypatch: pytest.MonkeyPatch, load: Callable[[str], Any]) -> list[str]:

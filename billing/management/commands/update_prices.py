@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import prices
+from billing import prices, pricing
 from billing.money import format_dollars
 
 
@@ -50,10 +50,10 @@ class Command(BaseCommand):
             return
         self.stdout.write(f"* {name} ({quote.source})")
         before = change.before.rates if change.before else {}
-        for bucket in prices.BUCKETS:
+        for bucket in pricing.BUCKETS:
             old, new = _text(before.get(bucket)), _text(quote.rates.get(bucket))
             if (old, new) != ("none", "none"):
-                self.stdout.write(f"    {bucket:<12}{old:>24}  ->  {new}")
+                self.stdout.write(f"    {bucket:<18}{old:>24}  ->  {new}")
 
 
 def _model(text: str) -> tuple[str, str]:
