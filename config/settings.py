@@ -265,9 +265,8 @@ PROVIDER_SECONDS_MAX = {
     "total": env.seconds("PROVIDER_TOTAL_SECONDS", 900),
 }
 STREAM_PING_SECONDS = env.seconds("STREAM_PING_SECONDS", 15)
-# A local server that answers in the place of providers without a key; `STANDINS=on make run`
-# starts one.
-STANDINS = env.flag("STANDINS", default=False)
+# A local server that answers in the place of providers without a key; `make run` starts one.
+STANDINS = env.flag("STANDINS", default=EMBEDDED)
 STANDIN_URL = env.text("STANDIN_URL").rstrip("/")
 # What an organization may use per process unless staff set its limits; 0 for no limit.
 LIMIT_DEFAULTS = {

@@ -111,15 +111,18 @@ def _key_rows(organization: Organization, at: datetime) -> list[KeyRow]:
 
 
 def _quick_start(at: datetime) -> dict[str, Any]:
-    """Base URL and a model that answers here, for the copy-paste snippets."""
+    """Base URL and a model that answers here, for the snippets; who is stood in for here."""
     answering = [
-        row for row in catalog.load(at=at).models() if row.upstream and row.price is not None
+        row
+        for row in catalog.load(at=at).models()
+        if row.upstream and row.price is not None and catalog.CHAT in row.capabilities
     ]
-    # The hosted models say more than the local one, which is there for a first try.
-    answering.sort(key=lambda row: row.provider.name == SERVED_WITHOUT_ACCOUNT)
+    # The hosted models say more than the local one, and that more than itself in their place.
+    answering.sort(key=lambda row: (row.is_standin, row.provider.name == SERVED_WITHOUT_ACCOUNT))
     return {
         "base_url": f"{provisioning.base_url()}/v1",
         "model": answering[0].public_name if answering else "gpt-4o",
+        "standins": sorted({row.provider.label for row in answering if row.is_standin}),
     }
 
 

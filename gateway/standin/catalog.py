@@ -3,7 +3,10 @@
 from gateway.standin.rejections import Json
 
 CREATED_AT = 1_767_225_600  # 2026-01-01
-OPENAI = ("gpt-4o", "gpt-4o-mini", "gpt-5-mini", "gpt-5.2", "gpt-5.2-codex")
+OPENAI = (
+    *("gpt-4o", "gpt-4o-mini", "gpt-5-mini", "gpt-5.2", "gpt-5.2-codex"),
+    *("text-embedding-3-small", "text-embedding-3-large"),
+)
 ANTHROPIC = ("claude-sonnet-4-5", "claude-opus-4-5", "claude-haiku-4-5", "claude-opus-5")
 GEMINI = ("gemini-3-flash-preview", "gemini-3-pro-preview", "gemini-2.5-flash")
 

@@ -1,4 +1,7 @@
-"""The local model, asked over its OpenAI-compatible endpoint: a conversation in, events out."""
+"""The local model, asked over its OpenAI-compatible endpoint: a conversation in, events out.
+
+Texts in, vectors out, too.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +21,7 @@ CONVERSATION_CHARACTERS_MAX = 18_000
 # No reliance on a total: a slow machine may take minutes, and a client that left ends it.
 TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=5, sock_read=120)
 READ_BYTES = 65_536
+EMBEDDINGS_MAX = 64  # texts per request
 
 
 class UnableToAskModel(Exception):
@@ -36,13 +40,33 @@ class LocalModel:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, request: GenerationRequest) -> AsyncIterator[Event]:
-        """The answer's events, as they come. Raises UnableToAskModel."""
+    def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False)
+        return self._session
+
+    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """The vector of each text and how many tokens they were. Raises UnableToAskModel."""
+        vectors: list[list[float]] = []
+        tokens = 0
+        try:
+            for start in range(0, len(texts), EMBEDDINGS_MAX):
+                batch = {"input": texts[start : start + EMBEDDINGS_MAX]}
+                async with self._open().post(f"{self._url}/embeddings", json=batch) as answer:
+                    if answer.status != 200:
+                        raise UnableToAskModel(f"The local model said {answer.status}.")
+                    body = await answer.json()
+                vectors.extend(row["embedding"] for row in body["data"])
+                tokens += body["usage"]["prompt_tokens"]
+        except (aiohttp.ClientError, TimeoutError, LookupError, TypeError, ValueError) as error:
+            raise UnableToAskModel(f"The local model did not answer: {error!r}") from error
+        return vectors, tokens
+
+    async def ask(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """The answer's events, as they come. Raises UnableToAskModel."""
         decoder = UPSTREAM_DIALECTS["openai_chat"].stream_decoder()
         try:
-            async with self._session.post(
+            async with self._open().post(
                 f"{self._url}/chat/completions", json=write_body(request)
             ) as answer:
                 if answer.status != 200:

@@ -15,7 +15,7 @@ from gateway.dialects import CLIENT_DIALECTS
 from gateway.dialects.base import Inspection, Reply, StreamEncoder
 from gateway.events import Event, UsageReported
 from gateway.refusals import Refusal
-from gateway.standin import catalog, scripts, strict_anthropic, strict_gemini
+from gateway.standin import catalog, embeddings, scripts, strict_anthropic, strict_gemini
 from gateway.standin.answers import Answer
 from gateway.standin.caching import Cache, count_tokens
 from gateway.standin.local import LocalModel, UnableToAskModel
@@ -40,6 +40,7 @@ def create_app(model_url: str, *, body_bytes_max: int = BODY_BYTES_MAX) -> web.A
             web.post("/v1/responses", guard(RESPONSES, server.answer_response)),
             web.get("/v1/responses/{id}", guard(RESPONSES, server.show_response)),
             web.delete("/v1/responses/{id}", guard(RESPONSES, server.delete_response)),
+            web.post("/v1/embeddings", guard(CHAT, server.answer_embeddings)),
             web.post("/v1/messages", guard(ANTHROPIC, server.answer_message)),
             web.post("/v1/messages/count_tokens", guard(ANTHROPIC, server.count_message)),
             # Newer SDKs of Google's ask for v1, older ones and most documentation for v1beta.
@@ -122,6 +123,16 @@ class Server:
             raise _no_response(response_id)
         body = {"id": response_id, "object": "response", "deleted": True}
         return web.json_response(body, headers=RESPONSES.headers())
+
+    async def answer_embeddings(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/embeddings`."""
+        asked = await _read(request, CHAT)
+        _check(CHAT, embeddings.RULES, asked)
+        texts = [embeddings.split(text) for text in embeddings.read_texts(asked.body)]
+        vectors, tokens = await self._model.embed([piece for text in texts for piece in text])
+        rest = iter(vectors)
+        whole = [embeddings.join([next(rest) for _ in text]) for text in texts]
+        return web.json_response(embeddings.write(asked, whole, tokens), headers=CHAT.headers())
 
     async def list_models(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models`: all three services have it, and their headers tell which is asked."""

@@ -1,6 +1,9 @@
 """Environment variables: what is read, what is refused, and where secrets come from."""
 
+import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -132,3 +135,27 @@ def test_processes_that_start_together_agree_on_one_secret(tmp_path: Path) -> No
     assert len(found) == 8
     assert set(found) == {path.read_text()}
     assert "" not in found
+
+
+@pytest.mark.parametrize(
+    ("environment", "are_started"),
+    [
+        ({}, True),
+        ({"STANDINS": "off"}, False),
+        ({"EMBEDDED": "off"}, False),
+        ({"EMBEDDED": "off", "STANDINS": "on"}, True),
+    ],
+)
+def test_stand_ins_are_for_one_machine_unless_asked_for(
+    tmp_path: Path, environment: dict[str, str], are_started: bool
+) -> None:
+    code = "from config import settings; print(settings.STANDINS)"
+    inherited = {name: value for name, value in os.environ.items() if "STANDIN" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, "DATA_DIR": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(are_started)

@@ -68,7 +68,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "DATA_DIR": str(data_dir),
         "PUBLIC_URL": f"http://localhost:{port}",
         "HOME": str(data_dir),
-        "STANDINS": "on",
     }
     log_path, facts_path = data_dir / "serve.log", data_dir / "dev.json"
     with log_path.open("wb") as log:

@@ -81,6 +81,22 @@ def test_the_overview_warns_while_functions_are_not_isolated(
     assert "Functions run without isolation." not in owner_client.get(url).content.decode()
 
 
+def test_the_overview_says_who_is_stood_in_for(
+    owner_client: Client, organization: Organization, settings: Any
+) -> None:
+    for name, provider in (("gpt-4o", "openai"), ("smollm2-135m", "local")):
+        factories.make_route(public_name=name, provider=provider)
+    factories.make_price()
+    settings.PROVIDER_ENVIRONMENT = {"local": {"base_url": "http://127.0.0.1:9/v1"}}
+    path = f"/console/{organization.slug}/"
+    assert "Stand-ins answer for" not in owner_client.get(path).content.decode()
+    settings.STANDIN_URL = "http://127.0.0.1:9"
+    page = owner_client.get(path)
+    assert "Stand-ins answer for" in page.content.decode()
+    assert page.context["standins"] == ["OpenAI"]
+    assert page.context["model"] == "smollm2-135m"
+
+
 def test_provisioning_shows_the_secret_once(
     organization: Organization, deployment: Deployment, owner_client: Client
 ) -> None:

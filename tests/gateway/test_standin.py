@@ -1,9 +1,11 @@
 """The providers' own SDKs talk to the stand-ins: streaming or not, tools, thoughts, errors."""
 
 import asyncio
+import base64
 import importlib.util
 import json
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -79,6 +81,14 @@ async def answer_as_model(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def embed_as_model(request: web.Request) -> web.StreamResponse:
+    """A server whose vectors say how long a text is; it takes short texts only."""
+    texts = (await request.json())["input"]
+    assert all(0 < len(text.encode()) <= 512 for text in texts)
+    data = [{"embedding": [3.0 * len(text), 4.0 * len(text)]} for text in texts]
+    return web.json_response({"data": data, "usage": {"prompt_tokens": len(texts)}})
+
+
 async def serve(app: web.Application) -> tuple[web.AppRunner, str]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -92,6 +102,7 @@ async def url() -> AsyncIterator[str]:
     """The stand-ins' base URL, with a scripted chat server for a local model."""
     model = web.Application()
     model.router.add_post("/v1/chat/completions", answer_as_model)
+    model.router.add_post("/v1/embeddings", embed_as_model)
     model_runner, model_url = await serve(model)
     runner, base_url = await serve(create_app(f"{model_url}/v1", body_bytes_max=100_000))
     yield base_url
@@ -121,6 +132,61 @@ async def gemini(url: str) -> AsyncIterator[Any]:
 
 def user(text: str) -> Any:
     return {"role": "user", "content": text}
+
+
+# --- OpenAI embeddings -----------------------------------------------------------------------
+
+EMBEDDER = "text-embedding-3-small"
+
+
+async def test_embeddings_have_the_size_of_the_real_model(gpt: Any) -> None:
+    answer = await gpt.embeddings.create(model=EMBEDDER, input=["a", "b" * 700, [1, 2]])
+    assert [row.index for row in answer.data] == [0, 1, 2]
+    for row in answer.data:
+        assert len(row.embedding) == 1536
+        assert row.embedding[:2] == pytest.approx([0.6, 0.8])
+        assert not any(row.embedding[2:])
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 4  # one text came in two
+    large = await gpt.embeddings.create(model="text-embedding-3-large", input="a")
+    assert len(large.data[0].embedding) == 3072
+
+
+async def test_embeddings_are_shortened_to_length_one(gpt: Any) -> None:
+    for encoding in ("float", "base64"):
+        answer = await gpt.embeddings.create(
+            model=EMBEDDER, input="a", dimensions=1, encoding_format=encoding
+        )
+        vector = answer.data[0].embedding
+        if encoding == "base64":
+            vector = struct.unpack("<1f", base64.b64decode(vector))
+        assert list(vector) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"model": "gpt-4o"}, 404, "does not exist"),
+        ({"input": ""}, 400, "'$.input' is invalid"),
+        ({"input": []}, 400, "'$.input' is invalid"),
+        ({"input": ["a", ""]}, 400, "'$.input' is invalid"),
+        ({"input": [1, "a"]}, 400, "'$.input' is invalid"),
+        ({"input": {"a": 1}}, 400, "'$.input' is invalid"),
+        ({"input": ["a"] * 2049}, 400, "array too long"),
+        ({"input": "a" * 40_000}, 400, "maximum context length"),
+        ({"dimensions": 1537}, 400, "less than or equal to 1536"),
+        ({"dimensions": 0}, 400, "Invalid value for 'dimensions'"),
+        ({"model": "text-embedding-ada-002", "dimensions": 5}, 400, "specifying dimensions"),
+        ({"encoding_format": "int8"}, 400, "Supported values"),
+        ({"extra_body": {"truncate": True}}, 400, "truncate"),
+    ],
+)
+async def test_embeddings_refuse_what_openai_refuses(
+    gpt: Any, change: dict[str, Any], status: int, words: str
+) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        await gpt.embeddings.create(**{"model": EMBEDDER, "input": "a", **change})
+    assert raised.value.status_code == status
+    assert words in raised.value.message
 
 
 # --- OpenAI chat completions -----------------------------------------------------------------

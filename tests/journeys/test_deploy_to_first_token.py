@@ -1,6 +1,7 @@
 """The platform's main story: an agent deploys an app, gives it a key, and it talks to a model."""
 
 import json
+import math
 import time
 from typing import Any
 
@@ -162,10 +163,6 @@ def test_openai_clients_raise_their_typed_errors(platform: Platform) -> None:
     with openai.OpenAI(api_key=key, base_url=base_url, max_retries=0) as client:
         with pytest.raises(openai.NotFoundError, match="does not exist"):
             client.chat.completions.create(model="no-such-model", messages=_HELLO)
-        with pytest.raises(openai.InternalServerError, match="no credential yet") as refused:
-            client.chat.completions.create(model="gpt-4o", messages=_HELLO)
-        assert refused.value.status_code == 503
-        assert refused.value.code == "provider_not_configured"
         with pytest.raises(openai.BadRequestError, match="Missing required parameter"):
             client.chat.completions.create(model="smollm2-135m", messages=[{}])  # type: ignore[list-item]
     stranger = openai.OpenAI(api_key=f"{key}x", base_url=base_url, max_retries=0)
@@ -181,7 +178,7 @@ def _provisioned(platform: Platform, name: str) -> str:
     return str(platform.data_api("aigateway/provision", {"deployId": deploy_id}).json()["apiKey"])
 
 
-def test_models_say_which_provider_has_no_credential(platform: Platform) -> None:
+def test_models_say_who_is_stood_in_for(platform: Platform) -> None:
     key = _provisioned(platform, "catalog")
     base_url = f"{platform.facts['api_url']}/api/ai/v1"
     with openai.OpenAI(api_key=key, base_url=base_url, max_retries=0) as client:
@@ -197,8 +194,47 @@ def test_models_say_which_provider_has_no_credential(platform: Platform) -> None
     }
     assert mission | {"smollm2-135m"} <= set(listed)
     assert listed["smollm2-135m"].model_dump()["status"] == "available"
-    assert all(listed[name].model_dump()["status"] == "provider_not_configured" for name in mission)
+    local = listed["smollm2-135m"].model_dump()["pricing"]
+    for name in mission:
+        described = listed[name].model_dump()
+        assert (described["status"], described["pricing"]) == ("stand_in", local)
     assert one.id == "claude-sonnet-4.5"
+
+
+def test_stand_ins_answer_embed_and_are_billed_as_what_they_are(platform: Platform) -> None:
+    key = _provisioned(platform, "standins")
+    base_url = f"{platform.facts['api_url']}/api/ai/v1"
+    with openai.OpenAI(api_key=key, base_url=base_url, max_retries=0) as client:
+        said = client.chat.completions.create(
+            model="gpt-4o", messages=_HELLO, max_completion_tokens=16
+        )
+        assert said.choices[0].message.content
+        texts = ["The sea is blue.", "The ocean is azure.", "Quarterly tax returns are due."]
+        rows = client.embeddings.create(model="text-embedding-3-small", input=texts).data
+        short = client.embeddings.create(
+            model="text-embedding-3-large", input=texts[0], dimensions=64, encoding_format="float"
+        )
+    sea, ocean, tax = (row.embedding for row in rows)
+    assert len(sea) == 1536
+    assert len(short.data[0].embedding) == 64
+    assert _cosine(sea, ocean) > _cosine(sea, tax)
+    billed = platform.command("manage.py", "shell", "-v0", "-c", SHOW_BILLED).stdout
+    assert "openai-standin" in billed
+    assert "openai " not in billed
+
+
+SHOW_BILLED = """
+from billing.models import UsageRecord
+for provider in UsageRecord.objects.values_list("provider", flat=True).distinct():
+    print(provider, end=" ;")
+"""
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    def length(vector: list[float]) -> float:
+        return math.sqrt(sum(number * number for number in vector))
+
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (length(one) * length(other))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,11 @@ class Command(BaseCommand):
   Deploy the example chat app from a second terminal: make demo
 """
         )
+        if settings.STANDINS:
+            self._say(
+                "Note: providers without a key are stood in for by the local model, at its price. "
+                "STANDINS=off turns that off."
+            )
         if settings.FUNCTION_DRIVER == "local-plain":
             self._say(
                 "Note: functions run without isolation here. Deploy only code that you trust."
