@@ -20,8 +20,11 @@ REDIS_URL = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/15"
 
 
 async def measure(title: str, redis_url: str, limits: int, calls: int, in_flight: int) -> float:
+    from billing import pricing
+    from billing.metering import Ending
+    from gateway.budgets import Budgets
     from gateway.limits import Demand, Limiter
-    from gateway.snapshot import Caller
+    from gateway.snapshot import Caller, Snapshot
     from gateway.windows import ScopeLimits
 
     class Opening:
@@ -34,14 +37,16 @@ async def measure(title: str, redis_url: str, limits: int, calls: int, in_flight
     scopes = tuple(ScopeLimits(name, 1, **huge, is_shared=bool(redis_url)) for name in names)
     caller = Caller(1, "app", 1, 1, "acme", (), scopes)
     demand = Demand("openai_chat", 100, 200)
-    limiter = Limiter(redis_url)
+    usage = pricing.Usage(input=100, output=50)
+    ending = Ending("FINISHED", 200, usage, "PROVIDER")
+    limiter = Limiter(Budgets(Snapshot()), redis_url)
 
     async def work(number: int) -> None:
         for _ in range(number):
             opening = Opening()
             opening.call_id = uuid4()
             admission = await limiter.admit(caller, opening, demand)  # type: ignore[arg-type]
-            admission.end(150)
+            admission.end(ending)
             if redis_url:
                 await asyncio.sleep(0)
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from billing import metering
 from gateway import embeddings, endpoints, refusals
 from gateway.breakers import Breakers
+from gateway.budgets import Budgets
 from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import ClientGone, Exchange, Receive, Scope, Send
 from gateway.limits import Limiter
@@ -82,8 +83,9 @@ class GatewayApp:
         meter = metering.Meter()
         await meter.start()
         connections = Connections(Limits(**settings.PROVIDER_SECONDS_MAX))
-        limiter = Limiter(settings.REDIS_URL)
-        self._services = Services(Snapshot(), connections, meter, Store(), Breakers(), limiter)
+        snapshot = Snapshot()
+        limiter = Limiter(Budgets(snapshot), settings.REDIS_URL)
+        self._services = Services(snapshot, connections, meter, Store(), Breakers(), limiter)
 
     async def stop(self) -> None:
         """Settle what is queued and close everything."""

@@ -1,9 +1,9 @@
 """Whether a call may be made now: limits of its key, deployment, workspace and organization.
 
 Owns the decision and what clients read of it: `x-ratelimit-*` headers on every answer, and the 429
-that names the limit. A call is admitted once, before credit is held for it, and its admission ends
-once, when the call is settled. In-process arithmetic, and one round trip to Redis for callers whose
-limits are shared. Must know no wire format: refusals are written by dialects.
+that names the limit or the budget. A call is admitted once, before credit is held for it, and its
+admission ends once, when the call is settled. In-process arithmetic, and one round trip to Redis
+for callers whose limits are shared. Must know no wire format: refusals are written by dialects.
 """
 
 import math
@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from billing.metering import Opening
+from django.conf import settings
+
+from billing import money, pricing
+from billing.metering import Ending, Opening
 from gateway import refusals, windows
+from gateway.budgets import Budgets, Shortfall, Spending
 from gateway.refusals import Refusal
 from gateway.sharing import SharedWindows
-from gateway.snapshot import Caller
+from gateway.snapshot import Caller, UnableToLoad
 from gateway.windows import CONCURRENCY, TOKENS, Counter, Exceeded, ScopeLimits, Windows
 
 # Reserved for an answer whose client set no limit; trued up when the call ends.
@@ -46,45 +50,66 @@ class Admission:
     """A call that was let in; ends once, whatever ends the call."""
 
     __slots__ = (
+        "_budgeted",
         "_ended",
         "_is_counted_everywhere",
         "_limiter",
         "_minute",
+        "_opening",
         "_scopes",
         "_shared",
-        "_tokens",
-        "call",
+        "_spending",
         "headers",
+        "tokens",
     )
 
     def __init__(
-        self, limiter: "Limiter", call: str, scopes: Sequence[ScopeLimits], tokens: int, minute: int
+        self,
+        limiter: "Limiter",
+        opening: Opening,
+        scopes: Sequence[ScopeLimits],
+        tokens: int,
+        minute: int,
+        spending: Spending | None,
     ) -> None:
         """Made by `Limiter.admit`."""
-        self.call = call
         self.headers: dict[str, str] = {}
         self._limiter = limiter
+        self._opening = opening
         self._scopes = scopes
-        self._tokens = tokens
+        self.tokens = tokens
         self._minute = minute
         self._shared: Sequence[ScopeLimits] = ()
         self._is_counted_everywhere = False
         self._ended = False
+        self._spending = spending
+        self._budgeted = [limits for limits in scopes if limits.has_budget]
+        if spending is not None:
+            spending.reserve(self._budgeted, opening.hold_nanos)
 
-    def end(self, tokens_used: int) -> None:
-        """The call is over and used so many tokens; what it reserved is trued up."""
-        if not self._ended:
-            self._ended = True
-            more = tokens_used - self._tokens
-            self._limiter.windows.end(self._scopes, more, self._minute)
-            self._tell_others(requests=0, tokens=more)
+    def end(self, ending: Ending) -> None:
+        """The call is over: the tokens and the money it reserved are trued up."""
+        if self._ended:
+            return
+        self._ended = True
+        opening, usage = self._opening, ending.usage
+        more = usage.total - self.tokens
+        self._limiter.windows.end(self._scopes, more, self._minute)
+        self._tell_others(requests=0, tokens=more)
+        if self._spending is not None:
+            cost = pricing.cost_nanos((ending.served or opening).price, usage)
+            self._spending.reserve(self._budgeted, -opening.hold_nanos)
+            self._spending.end(opening.call_id, self._budgeted, cost, opening.started_at)
 
     def give_back(self) -> None:
         """The call was not made after all: as if it had never been let in."""
-        if not self._ended:
-            self._ended = True
-            self._limiter.windows.give_back(self._scopes, self._tokens, self._minute)
-            self._tell_others(requests=-1, tokens=-self._tokens)
+        if self._ended:
+            return
+        self._ended = True
+        self._limiter.windows.give_back(self._scopes, self.tokens, self._minute)
+        self._tell_others(requests=-1, tokens=-self.tokens)
+        if self._spending is not None:
+            self._spending.reserve(self._budgeted, -self._opening.hold_nanos)
 
     def _tell_others(self, *, requests: int, tokens: int) -> None:
         shared = self._limiter.shared
@@ -92,7 +117,13 @@ class Admission:
             return
         if not self._is_counted_everywhere:  # nobody knows what arrived: take nothing off
             requests = tokens = 0
-        shared.note(self.call, self._shared, requests=requests, tokens=tokens, minute=self._minute)
+        shared.note(
+            self._opening.call_id.hex,
+            self._shared,
+            requests=requests,
+            tokens=tokens,
+            minute=self._minute,
+        )
 
     async def share(self, now: float) -> list[tuple[ScopeLimits, Counter]]:
         """Count the call over all processes; what they have used, nothing without Redis."""
@@ -102,7 +133,7 @@ class Admission:
         self._shared = [limits for limits in self._scopes if limits.is_shared and _counts(limits)]
         if not self._shared:
             return []
-        counters = await shared.take(self.call, self._shared, self._tokens, now)
+        counters = await shared.take(self._opening.call_id.hex, self._shared, self.tokens, now)
         if counters is None:
             return []
         self._is_counted_everywhere = True
@@ -121,9 +152,10 @@ def _counts(limits: ScopeLimits) -> bool:
 class Limiter:
     """Admits calls; one per process and event loop."""
 
-    def __init__(self, redis_url: str = "") -> None:
+    def __init__(self, budgets: Budgets, redis_url: str = "") -> None:
         """Without an address of a Redis, this process counts alone."""
         self.windows = Windows()
+        self._budgets = budgets
         self.shared = SharedWindows(redis_url) if redis_url else None
 
     async def close(self) -> None:
@@ -132,32 +164,63 @@ class Limiter:
             await self.shared.close()
 
     async def admit(self, caller: Caller, opening: Opening, demand: Demand) -> Admission:
-        """Let the call in. Raises Refusal (429) naming the limit that it would exceed."""
-        now = time.time()
+        """Let the call in. Raises Refusal: 429 naming the limit or budget that does not cover it.
+
+        Raises Refusal (503), too, when it is not known what a budgeted organization has spent.
+        """
         scopes = [
             limits
             for limits in caller.limits
             if limits.scope != "key" or limits.scope_id == opening.key_id
         ]
-        tokens = _reserved_tokens(scopes, demand)
-        minute = windows.minute_of(now)
-        if refused := self.windows.take(scopes, tokens, now):
-            raise self._refusal(refused, scopes, demand, now)
-        admission = Admission(self, opening.call_id.hex, scopes, tokens, minute)
+        spending = await self._spending_of(caller, scopes)
+        # Nothing awaits from here until the call is counted: checking and counting are one.
+        now = time.time()
+        admission = self._admit_here(opening, demand, scopes, spending, caller, now)
         try:
             everywhere = await admission.share(now)
         except BaseException:
             admission.give_back()
             raise
+        tokens = admission.tokens
         for limits, counter in everywhere:
             before = Counter(
-                minute, counter.requests - 1, counter.tokens - tokens, counter.running - 1
+                counter.minute, counter.requests - 1, counter.tokens - tokens, counter.running - 1
             )
             if refused := windows.exceeded(limits, before, tokens, now):
                 admission.give_back()
                 raise self._refusal(refused, scopes, demand, now)
         admission.headers = self._headers(scopes, everywhere, demand.dialect, now)
         return admission
+
+    async def _spending_of(self, caller: Caller, scopes: Sequence[ScopeLimits]) -> Spending | None:
+        """What the organization has spent; None when none of the scopes has a budget."""
+        if not any(limits.has_budget for limits in scopes):
+            return None
+        try:
+            return await self._budgets.of(caller.organization_id)
+        except UnableToLoad:
+            raise refusals.service_unavailable() from None
+
+    def _admit_here(
+        self,
+        opening: Opening,
+        demand: Demand,
+        scopes: Sequence[ScopeLimits],
+        spending: Spending | None,
+        caller: Caller,
+        now: float,
+    ) -> Admission:
+        """Check and count in this process alone. Raises Refusal."""
+        if spending is not None:
+            at = datetime.fromtimestamp(now, UTC)
+            budgeted = [limits for limits in scopes if limits.has_budget]
+            if short := spending.shortfall(budgeted, opening.hold_nanos, at):
+                raise _over_budget(short, caller)
+        tokens = _reserved_tokens(scopes, demand)
+        if refused := self.windows.take(scopes, tokens, now):
+            raise self._refusal(refused, scopes, demand, now)
+        return Admission(self, opening, scopes, tokens, windows.minute_of(now), spending)
 
     def _refusal(
         self, refused: Exceeded, scopes: Sequence[ScopeLimits], demand: Demand, now: float
@@ -207,6 +270,25 @@ class Limiter:
         for kind, (remaining, limit) in tightest.items():
             headers |= _header_values(kind, limit, remaining, dialect, now)
         return headers
+
+
+def _over_budget(short: Shortfall, caller: Caller) -> Refusal:
+    """What a budget's shortfall means: no for good, or until calls in flight have ended."""
+    facts = {
+        "scope": short.limits.scope,
+        "period": short.period,
+        "limit": money.format_dollars(short.limit),
+        "used": money.format_dollars(short.used),
+        "requested": money.format_dollars(short.wanted),
+        "resets_at": short.resets_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "limits_url": f"{settings.PUBLIC_URL}/console/{caller.organization_slug}/limits/",
+    }
+    what = f"{short.period} budget of this {short.limits.scope}"
+    if short.used >= short.limit:
+        return refusals.budget_spent(what, facts)
+    if short.used + short.wanted > short.limit:
+        return refusals.budget_too_small(what, facts)
+    return refusals.budget_reserved(what, facts)
 
 
 def _header_values(

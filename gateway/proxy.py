@@ -222,7 +222,7 @@ class Run:
         stays queued. It is shielded: a cancelled request still settles.
         """
         ending = self.ending()
-        self.admission.end(ending.usage.total)
+        self.admission.end(ending)
         try:
             async with asyncio.timeout(SETTLE_SECONDS_MAX):
                 await asyncio.shield(self.call.settle(ending))

@@ -307,6 +307,53 @@ def too_large_for_limit(
     )
 
 
+def budget_spent(what: str, facts: Mapping[str, Any]) -> Refusal:
+    """A budget of money ("daily budget of this key") is used up until `resets_at`.
+
+    `facts` are scope, period, limit, used, requested (dollars as text), resets_at, limits_url.
+    """
+    return Refusal(
+        429,
+        "insufficient_quota",
+        f"You exceeded your current quota, please check your plan and billing details. The {what} "
+        f"is used up: {_amounts(facts)}",
+        code="insufficient_quota",
+        headers={"x-should-retry": "false"},
+        extra=facts,
+    )
+
+
+def budget_too_small(what: str, facts: Mapping[str, Any]) -> Refusal:
+    """What is left of a budget does not cover the most this call can cost."""
+    return Refusal(
+        429,
+        "insufficient_quota",
+        f"The rest of the {what} does not cover what this call may cost: {_amounts(facts)} Ask for "
+        "fewer output tokens, shorten the input, or have the budget raised.",
+        code="insufficient_quota",
+        headers={"x-should-retry": "false"},
+        extra=facts,
+    )
+
+
+def budget_reserved(what: str, facts: Mapping[str, Any]) -> Refusal:
+    """A budget would cover the call, but calls in flight may still need it: retrying may help."""
+    return Refusal(
+        429,
+        "insufficient_quota",
+        f"Calls in flight hold the rest of the {what}: {_amounts(facts)} Retry when they have "
+        "ended.",
+        code="budget_reserved",
+        headers={"retry-after": "2", "x-should-retry": "true"},
+        extra=facts,
+    )
+
+
+def _amounts(facts: Mapping[str, Any]) -> str:
+    template = "Limit {limit}, Used {used}, Requested up to {requested}. It resets at {resets_at}."
+    return template.format_map(facts)
+
+
 def _numbers(facts: Mapping[str, Any]) -> str:
     return "Limit {limit}, Used {used}, Requested {requested}.".format_map(facts)
 

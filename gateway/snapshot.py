@@ -95,6 +95,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._callers: OrderedDict[str, _Entry[Caller | None]] = OrderedDict()
         self._catalog: dict[str, _Entry[catalog.Catalog]] = {}
+        self._figures: OrderedDict[str, _Entry[Any]] = OrderedDict()
         self._loads: dict[str, _Load] = {}
         self._loads_under_way = 0
         self._touched: OrderedDict[tuple[str, int], float] = OrderedDict()
@@ -127,6 +128,21 @@ class Snapshot:
         if entry is None or time.monotonic() - entry.loaded_at >= RENEW_AFTER_SECONDS:
             entry = await self._fresh(self._catalog, "", lambda: catalog.load(at=datetime.now(UTC)))
         return entry.value
+
+    async def figures(self, organization_id: int, load: Callable[[], Value]) -> Value:
+        """What `load` reads of an organization, for which this is asked with one kind of `load`.
+
+        Raises UnableToLoad.
+        """
+        name = str(organization_id)
+        entry = self._figures.get(name)
+        if entry is None or time.monotonic() - entry.loaded_at >= RENEW_AFTER_SECONDS:
+            entry = await self._fresh(self._figures, name, load)
+            self._figures.move_to_end(name)
+            while len(self._figures) > CALLERS_MAX:
+                self._figures.popitem(last=False)
+        value: Value = entry.value
+        return value
 
     def touch(self, key_id: int) -> None:
         """Remember that a key was used; written to the database at most every ten seconds."""

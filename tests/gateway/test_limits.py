@@ -13,8 +13,10 @@ from django.db import IntegrityError, transaction
 
 from gateway import app as app_module
 from gateway.app import GatewayApp
+from gateway.budgets import Budgets
 from gateway.limits import Limiter
 from gateway.models import GatewayKey, Limit
+from gateway.snapshot import Snapshot
 from gateway.windows import Counter, minute_of
 from orgs.models import Organization
 from tests import factories
@@ -434,4 +436,4 @@ def test_the_database_refuses_an_organizations_limit_under_another(
 
 
 def test_a_limiter_without_redis_shares_nothing() -> None:
-    assert Limiter("").shared is None
+    assert Limiter(Budgets(Snapshot())).shared is None

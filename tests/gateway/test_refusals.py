@@ -12,6 +12,13 @@ from gateway.refusals import Refusal
 
 RETRY = "x-should-retry"
 FACTS = {"scope": "key", "limit": 60, "used": 60, "requested": 1}
+MONEY_FACTS = {
+    "scope": "key",
+    "limit": "$1.00",
+    "used": "$1.00",
+    "requested": "$0.10",
+    "resets_at": "2027-01-01T00:00:00Z",
+}
 WAIT = {"retry-after": "1", "retry-after-ms": "1000"}
 # refusal, status, type, code, param, headers; the class openai-python raises
 TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], type[Exception]]] = [
@@ -118,6 +125,21 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
     (
         refusals.too_large_for_limit("tokens", "tokens of this key", FACTS, {}),
         *(429, "tokens", "rate_limit_exceeded", None, {RETRY: "false"}),
+        openai.RateLimitError,
+    ),
+    (
+        refusals.budget_spent("daily budget of this key", MONEY_FACTS),
+        *(429, "insufficient_quota", "insufficient_quota", None, {RETRY: "false"}),
+        openai.RateLimitError,
+    ),
+    (
+        refusals.budget_too_small("daily budget of this key", MONEY_FACTS),
+        *(429, "insufficient_quota", "insufficient_quota", None, {RETRY: "false"}),
+        openai.RateLimitError,
+    ),
+    (
+        refusals.budget_reserved("daily budget of this key", MONEY_FACTS),
+        *(429, "insufficient_quota", "budget_reserved", None, {"retry-after": "2", RETRY: "true"}),
         openai.RateLimitError,
     ),
     (
@@ -287,6 +309,9 @@ ARGUMENTS: dict[str, Any] = {
         "facts": FACTS,
         "headers": {},
     },
+    "budget_spent": {"what": "daily budget of this key", "facts": MONEY_FACTS},
+    "budget_too_small": {"what": "daily budget of this key", "facts": MONEY_FACTS},
+    "budget_reserved": {"what": "daily budget of this key", "facts": MONEY_FACTS},
     "upstream_failed": {"retryable": True},
     "upstream_overloaded": {"retry_after_seconds": 7},
     "request_refused_upstream": {

@@ -14,11 +14,15 @@ from uuid import uuid4
 import pytest
 from django.conf import settings as django_settings
 
+from billing.metering import Ending
+from billing.pricing import Usage
 from gateway import sharing
+from gateway.budgets import Budgets
 from gateway.limits import Admission, Demand, Limiter
 from gateway.refusals import Refusal
-from gateway.snapshot import Caller
+from gateway.snapshot import Caller, Snapshot
 from gateway.windows import ScopeLimits
+from tests import factories
 from tests.gateway.conftest import until
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.test_limits import early_in_a_minute
@@ -45,7 +49,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def limiters(redis: RedisServer, _patience: None) -> AsyncIterator[list[Limiter]]:
     """Two, as of two processes."""
-    both = [Limiter(redis.url), Limiter(redis.url)]
+    both = [Limiter(Budgets(Snapshot()), redis.url), Limiter(Budgets(Snapshot()), redis.url)]
     yield both
     for limiter in both:
         await limiter.close()
@@ -62,11 +66,16 @@ class Call:
     def __init__(self) -> None:
         self.call_id = uuid4()
         self.key_id = 1
+        self.hold_nanos = 1
 
 
 async def admit(limiter: Limiter, who: Caller, *, tokens: int = 10) -> Admission:
     demand = Demand("openai_chat", tokens, 0)
     return await limiter.admit(who, Call(), demand)  # type: ignore[arg-type]
+
+
+def used(tokens: int) -> Ending:
+    return factories.make_ending(usage=Usage(input=tokens))
 
 
 async def refused(limiter: Limiter, who: Caller, *, tokens: int = 10) -> Refusal:
@@ -115,8 +124,8 @@ async def test_tokens_are_trued_up_for_everybody(
     admission = await admit(limiters[0], who, tokens=90)
     await refused(limiters[1], who, tokens=50)
     await until(lambda: _counted(redis, "tokens", 90))
-    admission.end(tokens_used=20)
-    admission.end(tokens_used=20)
+    admission.end(used(20))
+    admission.end(used(20))
     await until(lambda: _counted(redis, "tokens", 20))
     assert (await admit(limiters[1], who, tokens=50)).headers["x-ratelimit-remaining-tokens"] == (
         "30"
@@ -132,7 +141,7 @@ async def test_calls_at_once_are_counted_over_all_processes(
     for limiter in limiters:
         # Two, or three for a moment: what a refused call took is given back after its refusal.
         assert (await refused(limiter, who)).extra["used"] in (2, 3)
-    first.end(tokens_used=1)
+    first.end(used(1))
 
     async def is_free() -> bool:
         return int(redis.client.zcard(redis.client.keys("*:running")[0])) == 1
@@ -157,7 +166,7 @@ async def test_counts_leave_redis_by_themselves(
     admission = await admit(
         limiters[0], caller(requests_per_minute=5, tokens_per_minute=50, concurrency=5)
     )
-    admission.end(tokens_used=3)
+    admission.end(used(3))
     keys = redis.client.keys("*")
     assert len(keys) >= 2
     for key in keys:
@@ -177,8 +186,10 @@ import asyncio, sys, django
 django.setup()
 from tests.gateway.test_sharing import admit, caller
 from gateway.limits import Limiter
+from gateway.budgets import Budgets
+from gateway.snapshot import Snapshot
 async def main():
-    limiter = Limiter(sys.argv[1])
+    limiter = Limiter(Budgets(Snapshot()), sys.argv[1])
     await admit(limiter, caller(concurrency=1))
     print("in", flush=True)
     await asyncio.sleep(60)
@@ -213,7 +224,7 @@ async def test_a_killed_process_leaves_no_slot_for_ever(
     other_process: "subprocess.Popen[str]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limiter = Limiter(redis.url)
+    limiter = Limiter(Budgets(Snapshot()), redis.url)
     assert (await refused(limiter, caller(concurrency=1))).extra["used"] == 1
     other_process.kill()
     other_process.wait()
@@ -229,7 +240,7 @@ async def test_a_long_call_keeps_its_slot(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharing, "RENEW_SECONDS", 0.05)
-    limiter = Limiter(redis.url)
+    limiter = Limiter(Budgets(Snapshot()), redis.url)
     await admit(limiter, caller(concurrency=1))
     name = redis.client.keys("*:running")[0]
     redis.client.zadd(name, dict.fromkeys(redis.client.zrange(name, 0, -1), 1))
@@ -288,7 +299,7 @@ async def test_an_emptied_redis_changes_no_decision_of_a_process(
 
 
 async def test_a_redis_that_hangs_holds_nobody_up(redis: RedisServer) -> None:
-    limiter = Limiter(redis.url)
+    limiter = Limiter(Budgets(Snapshot()), redis.url)
     who = caller(requests_per_minute=1000)
     await admit(limiter, who)
     redis.client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
