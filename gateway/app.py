@@ -118,7 +118,7 @@ class GatewayApp:
 def _handler_for(exchange: Exchange) -> Handler:
     """The handler of this path and method. Raises Refusal (404, 405, a key in the URL)."""
     path = exchange.path
-    if _dialect_of(path) == "gemini" and "key" in parse_qs(exchange.query, keep_blank_values=True):
+    if exchange.query and _dialect_of(exchange) == "gemini" and _has_key(exchange.query):
         raise refusals.key_in_url()
     if methods := FIXED.get(path):
         handler: Handler = _of_method(methods, exchange.method)
@@ -130,6 +130,10 @@ def _handler_for(exchange: Exchange) -> Handler:
         if match := pattern.fullmatch(path):
             return _with_name(_of_method(named, exchange.method), match.group(1))
     raise _unknown_path(exchange)
+
+
+def _has_key(query: str) -> bool:
+    return "key" in parse_qs(query, keep_blank_values=True)
 
 
 def _of_method(methods: dict[str, Any], method: str) -> Any:
@@ -166,16 +170,23 @@ def _unknown_path(exchange: Exchange) -> Refusal:
     return refusal
 
 
-def _dialect_of(path: str) -> str:
-    """Whose error shape a path's clients read."""
+def _dialect_of(exchange: Exchange) -> str:
+    """Whose error shape the client reads: by the path or, where clients share one, by headers."""
+    path = exchange.path
     if path.startswith(GEMINI_BASE) or GEMINI_CALL.fullmatch(path):
         return "gemini"
-    return "anthropic" if path.startswith(f"{BASE}/messages") else "openai_chat"
+    if path.startswith(f"{BASE}/messages"):
+        return "anthropic"
+    if path in FIXED and path != f"{BASE}/models":
+        return "openai_chat"
+    if exchange.header(b"anthropic-version"):
+        return "anthropic"
+    return "gemini" if exchange.header(b"x-goog-api-key") else "openai_chat"
 
 
 async def _send_refusal(exchange: Exchange, refusal: Refusal) -> None:
     """An error answer in the caller's dialect; nothing when the answer has begun already."""
     if not exchange.has_started:
-        dialect = CLIENT_DIALECTS[_dialect_of(exchange.path)]
+        dialect = CLIENT_DIALECTS[_dialect_of(exchange)]
         body = dialect.write_refusal(refusal, exchange.request_id)
-        await exchange.send_json(refusal.status, body, refusal.headers)
+        await exchange.send_json(dialect.status_of(refusal), body, refusal.headers)

@@ -35,9 +35,13 @@ GEMINI_METHODS = ("generateContent", "streamGenerateContent", "countTokens")
 # --- models ----------------------------------------------------------------------------------
 
 
-async def list_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
-    """`GET /models`: every model this key may use, for OpenAI's or Anthropic's clients."""
-    caller, _key_id = await authenticate(exchange.headers, services.snapshot)
+async def list_models(exchange: Exchange, services: Services, call_id: uuid.UUID) -> None:
+    """`GET /models`: every model this key may use, as OpenAI's, Anthropic's or Google's clients
+    read it."""
+    if exchange.header(b"x-goog-api-key"):
+        await list_gemini_models(exchange, services, call_id)
+        return
+    caller, _ = await authenticate(exchange.headers, services.snapshot)
     models = (await current_catalog(services)).models()
     if exchange.header(b"anthropic-version"):
         data = [_describe_for_anthropic(candidate) for candidate in models]
@@ -52,6 +56,9 @@ async def list_models(exchange: Exchange, services: Services, _: uuid.UUID) -> N
 
 async def show_model(exchange: Exchange, services: Services, name: str) -> None:
     """`GET /models/{id}`: one of them, by name or alias."""
+    if exchange.header(b"x-goog-api-key"):
+        await show_gemini_model(exchange, services, name)
+        return
     caller, _ = await authenticate(exchange.headers, services.snapshot)
     candidates = (await current_catalog(services)).by_name.get(name)
     if not candidates:

@@ -461,6 +461,7 @@ async def _run(
 
 async def _refuse(exchange: Exchange, run: Run, refusal: Refusal) -> None:
     """Tell the client: as an error answer before the stream began, inside the stream after."""
+    run.http_status = run.translation.dialect.status_of(refusal)
     await run.settle()
     if exchange.has_started and run.write_failure is not None:
         await exchange.end_stream(run.write_failure(refusal))

@@ -36,6 +36,24 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
+    def reworded(self, names: Mapping[str, str]) -> "Refusal":
+        """The same with parameters by these names, in `param` and where the message quotes it."""
+        name = names.get(self.param or "")
+        if name is None:
+            return self
+        message = self.message
+        for quote in "'`":
+            message = message.replace(f"{quote}{self.param}{quote}", f"{quote}{name}{quote}")
+        return Refusal(
+            self.status,
+            self.error_type,
+            message,
+            code=self.code,
+            param=name,
+            headers=self.headers,
+            extra=self.extra,
+        )
+
     def body(self) -> dict[str, Any]:
         """The JSON body."""
         return {
@@ -392,7 +410,7 @@ def billing_unavailable() -> Refusal:
         503,
         SERVER,
         "Billing is not available right now, so no call can be made. Please retry.",
-        code="billing_unavailable",
+        code="service_unavailable",
         headers={"retry-after": "1"},
     )
 

@@ -14,6 +14,7 @@ from gateway.catalog import Candidate
 from gateway.dialects import UPSTREAM_DIALECTS, extras
 from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
 from gateway.generation import GenerationRequest
+from gateway.refusals import Refusal
 
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 
@@ -75,7 +76,11 @@ class Translation:
                 self.body, target, is_stream=self.inspection.is_stream
             )
         else:
-            prepared = wire.write_request(self.request, target)
+            request = self.request
+            try:
+                prepared = wire.write_request(request, target)
+            except Refusal as refusal:
+                raise refusal.reworded(self.dialect.parameter_names) from None
         self._written_max = _limit_of(prepared)
         return write_json(prepared)
 

@@ -41,10 +41,17 @@ ERROR_TYPES = {
     408: "timeout_error",
     413: "request_too_large",
     429: "rate_limit_error",
-    503: "overloaded_error",
     504: "timeout_error",
     529: "overloaded_error",
 }
+
+
+def status_of(refusal: Refusal) -> int:
+    """The status Anthropic has for it: there is no 502 and no 503, but 500 and, for what passes
+    by itself, 529."""
+    if refusal.status in (502, 503):
+        return 529 if "retry-after" in refusal.headers else 500
+    return refusal.status
 
 
 def error_type(status: int) -> str:
@@ -56,7 +63,7 @@ def write_error(refusal: Refusal) -> Json:
     """A refusal as Anthropic's error object."""
     return {
         "type": "error",
-        "error": {"type": error_type(refusal.status), "message": refusal.message},
+        "error": {"type": error_type(status_of(refusal)), "message": refusal.message},
     }
 
 
@@ -73,6 +80,11 @@ class AnthropicClient:
 
     name = NAME
     ping = write_frame({"type": "ping"})
+    parameter_names: Mapping[str, str] = {
+        "stop": "stop_sequences",
+        "response_format": "output_config.format",
+        "reasoning_effort": "output_config.effort",
+    }
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
@@ -93,6 +105,10 @@ class AnthropicClient:
     def stream_encoder(self, inspection: Inspection, reply: Reply) -> "AnthropicStreamEncoder":
         """See ClientDialect."""
         return AnthropicStreamEncoder(inspection, reply)
+
+    def status_of(self, refusal: Refusal) -> int:
+        """See ClientDialect."""
+        return status_of(refusal)
 
     def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
         """See ClientDialect."""

@@ -143,10 +143,13 @@ class ClientDialect(Protocol):
     """How a client asks and what it wants to hear.
 
     `ping` may stand between any two messages of its streams and means nothing to any client.
+    `parameter_names`: what this wire calls the parameters that chat completions call otherwise, for
+    refusals by a provider's dialect, which knows the latter only.
     """
 
     name: str
     ping: bytes
+    parameter_names: Mapping[str, str]
 
     def inspect(self, body: Json) -> Inspection:
         """What pricing and routing need. Raises Refusal for a malformed request."""
@@ -166,6 +169,10 @@ class ClientDialect(Protocol):
 
     def stream_encoder(self, inspection: Inspection, reply: Reply) -> StreamEncoder:
         """A new encoder for one stream."""
+        ...
+
+    def status_of(self, refusal: Refusal) -> int:
+        """The HTTP status by which this wire's clients know such an error."""
         ...
 
     def write_refusal(self, refusal: Refusal, request_id: str) -> Json:

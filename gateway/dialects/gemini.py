@@ -52,6 +52,17 @@ class GeminiClient:
 
     name = NAME
     ping = b"\r\n"
+    parameter_names: Mapping[str, str] = {
+        "messages": "contents",
+        "tool_choice": "toolConfig.functionCallingConfig",
+        "n": "generationConfig.candidateCount",
+        "stop": "generationConfig.stopSequences",
+        "logprobs": "generationConfig.responseLogprobs",
+        "top_logprobs": "generationConfig.logprobs",
+        "modalities": "generationConfig.responseModalities",
+        "response_format": "generationConfig.responseSchema",
+        "reasoning_effort": "generationConfig.thinkingConfig",
+    }
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
@@ -76,6 +87,10 @@ class GeminiClient:
     ) -> gemini_answers.GeminiStreamEncoder:
         """See ClientDialect."""
         return gemini_answers.GeminiStreamEncoder(inspection, reply)
+
+    def status_of(self, refusal: Refusal) -> int:
+        """See ClientDialect."""
+        return refusal.status
 
     def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
         """See ClientDialect."""

@@ -113,6 +113,7 @@ class ChatClient:
 
     name = NAME
     ping = sse.PING
+    parameter_names: Mapping[str, str] = {}
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
@@ -133,6 +134,10 @@ class ChatClient:
     def stream_encoder(self, inspection: Inspection, reply: Reply) -> "ChatStreamEncoder":
         """See ClientDialect."""
         return ChatStreamEncoder(inspection, reply)
+
+    def status_of(self, refusal: Refusal) -> int:
+        """See ClientDialect."""
+        return refusal.status
 
     def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
         """See ClientDialect."""

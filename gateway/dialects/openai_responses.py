@@ -35,6 +35,13 @@ class ResponsesClient:
 
     name = NAME
     ping = sse.PING
+    parameter_names: Mapping[str, str] = {
+        "messages": "input",
+        "logprobs": "top_logprobs",
+        "response_format": "text.format",
+        "reasoning_effort": "reasoning.effort",
+        "verbosity": "text.verbosity",
+    }
 
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
@@ -55,6 +62,10 @@ class ResponsesClient:
     def stream_encoder(self, inspection: Inspection, reply: Reply) -> ResponsesStreamEncoder:
         """See ClientDialect."""
         return ResponsesStreamEncoder(inspection, reply)
+
+    def status_of(self, refusal: Refusal) -> int:
+        """See ClientDialect."""
+        return refusal.status
 
     def write_refusal(self, refusal: Refusal, request_id: str) -> Json:
         """See ClientDialect."""

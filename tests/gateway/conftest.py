@@ -6,7 +6,7 @@ small driver that sees every message, because HTTP clients merge the pieces of a
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from gateway import keys
 from gateway.app import GatewayApp
 from orgs.models import Organization, Workspace
 from tests import factories
+from tests.gateway import served as serving
+from tests.gateway.served import Served, Upstream
 
 DOLLAR = 1_000_000_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -237,3 +239,18 @@ def shorten(app: GatewayApp, **seconds: float) -> None:
 @pytest.fixture
 def api(app: GatewayApp, tenant: Tenant) -> ApiClient:
     return ApiClient(app, tenant.key)
+
+
+@pytest.fixture(scope="module")
+def served(django_db_setup: None, django_db_blocker: Any) -> Iterator[Served]:
+    """The AI API behind a real server for the tests of a module, whose data they share.
+
+    Not for modules with tests that ask for a database of their own.
+    """
+    with (
+        django_db_blocker.unblock(),
+        serving.database(),
+        serving.serve(Upstream()) as running,
+        serving.configured(running.upstream.port),
+    ):
+        yield running

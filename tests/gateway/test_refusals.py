@@ -144,7 +144,7 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
     ),
     (
         refusals.billing_unavailable(),
-        *(503, refusals.SERVER, "billing_unavailable", None, {"retry-after": "1"}),
+        *(503, refusals.SERVER, "service_unavailable", None, {"retry-after": "1"}),
         openai.InternalServerError,
     ),
     (

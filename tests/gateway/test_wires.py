@@ -344,6 +344,24 @@ async def test_googles_embeddings_are_refused_with_the_way_to_have_them(
     assert (await api.call("/api/ai/v1beta/models/gemini-3-flash:predict", {})).status == 404
 
 
+async def test_shared_paths_speak_the_wire_of_whoever_asks(api: ApiClient, tenant: Tenant) -> None:
+    """Newer Google clients say v1 where older ones say v1beta."""
+    google = {"x-goog-api-key": tenant.key}
+    listed = await api.call("/models", method="GET", key="", headers=google)
+    assert "models/gpt-4o" in [model["name"] for model in listed.json["models"]]
+    shown = await api.call("/models/gpt-4o", method="GET", key="", headers=google)
+    assert shown.json["name"] == "models/gpt-4o"
+    for path, method in (("/models/none", "GET"), ("/xyz", "POST")):
+        refused = await api.call(path, {}, method=method, key="", headers=google)
+        assert (refused.status, refused.json["error"]["status"]) == (404, "NOT_FOUND")
+        refused = await api.call(
+            path, {}, method=method, headers={"anthropic-version": "2023-06-01"}
+        )
+        assert (refused.status, refused.json["error"]["type"]) == (404, "not_found_error")
+        refused = await api.call(path, {}, method=method)
+        assert (refused.status, refused.json["error"]["type"]) == (404, "invalid_request_error")
+
+
 async def test_googles_clients_read_one_model(api: ApiClient) -> None:
     answer = await api.call("/api/ai/v1beta/models/gemini-3-flash", method="GET")
     assert answer.json["name"] == "models/gemini-3-flash"
