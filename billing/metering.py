@@ -15,10 +15,11 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from billing import calls, ledger, pricing
+from billing import ledger, pricing
 from billing.calls import Ending as Ending
 from billing.calls import Opening as Opening
 from billing.calls import Served as Served
+from billing.calls import cost_nanos as cost_nanos
 from billing.calls import new_call_id as new_call_id
 from billing.ledger import UnableToHold as UnableToHold
 from billing.models import Transfer, UsageRecord
@@ -180,7 +181,7 @@ def _hold_for(opening: Opening) -> ledger.Hold:
 def _settlement_for(
     opening: Opening, hold_id: int | None, ending: Ending | None
 ) -> ledger.Settlement:
-    cost = 0 if ending is None else calls.cost_nanos(opening, ending)
+    cost = 0 if ending is None else cost_nanos(opening, ending)
     duration_ms = 0 if ending is None else max(0, ending.duration_ms)
     return ledger.Settlement(
         organization_id=opening.organization_id,

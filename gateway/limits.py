@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 
-from billing import money, pricing
+from billing import metering, money
 from billing.metering import Ending, Opening
 from gateway import refusals, windows
 from gateway.budgets import Budgets, Shortfall, Spending
@@ -92,12 +92,12 @@ class Admission:
         if self._ended:
             return
         self._ended = True
-        opening, usage = self._opening, ending.usage
-        more = usage.total - self.tokens
+        opening = self._opening
+        more = ending.usage.total - self.tokens
         self._limiter.windows.end(self._scopes, more, self._minute)
         self._tell_others(requests=0, tokens=more)
         if self._spending is not None:
-            cost = pricing.cost_nanos((ending.served or opening).price, usage)
+            cost = metering.cost_nanos(opening, ending)
             self._spending.reserve(self._budgeted, -opening.hold_nanos)
             self._spending.end(opening.call_id, self._budgeted, cost, opening.started_at)
 
