@@ -24,6 +24,7 @@ from billing.models import (
     LedgerAccount,
     OrganizationTerms,
     PriceVersion,
+    Statement,
     Transfer,
     UsageRecord,
     UsageRollup,
@@ -384,3 +385,13 @@ class UsageRollupAdmin(ReadOnlyAdmin):
     def cost(self, rollup: UsageRollup) -> str:
         """Dollars."""
         return money.format_dollars(rollup.cost_nanos)
+
+
+@admin.register(Statement)
+class StatementAdmin(ReadOnlyAdmin):
+    """Closed months."""
+
+    list_display = ("month", "organization", "closed_at", "digest")
+    list_select_related = ("organization",)
+    search_fields = ("organization__name", "organization__slug")
+    date_hierarchy = "month"

@@ -5,7 +5,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import expiry, ledger, metering, rollups
+from billing import expiry, ledger, metering, rollups, statements
 
 
 @shared_task(name="billing.release_expired_holds")
@@ -30,3 +30,9 @@ def collect_overage(**_: Any) -> int:
 def merge_rollups(**_: Any) -> int:
     """Merge parts of rollups into hours and days; how many parts. Stopped half-way it goes on."""
     return rollups.merge_all()
+
+
+@shared_task(name="billing.close_statements", time_limit=900, soft_time_limit=870)
+def close_statements(**_: Any) -> int:
+    """Close the statements of months that are over; how many. Repeating it closes none twice."""
+    return statements.close_all_due(timezone.now())

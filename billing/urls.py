@@ -1,12 +1,18 @@
-"""Console pages of usage: calls."""
+"""Console pages of billing: calls and statements."""
 
 from django.urls import path
 
-from billing import views
+from billing.views import calls, statements
 
 app_name = "billing"
 urlpatterns = [
-    path("calls/", views.call_list, name="call-list"),
-    path("calls/export.csv", views.call_export, name="call-export"),
-    path("calls/<str:request_id>/", views.call_detail, name="call-detail"),
+    path("calls/", calls.call_list, name="call-list"),
+    path("calls/export.csv", calls.call_export, name="call-export"),
+    path("calls/<str:request_id>/", calls.call_detail, name="call-detail"),
+    path("statements/", statements.statement_list, name="statement-list"),
+    path("statements/<str:month>/", statements.statement_detail, name="statement-detail"),
+    path(
+        "statements/<str:month>/statement.csv", statements.statement_export, name="statement-export"
+    ),
+    path("statements/<str:month>/statement.json", statements.statement_json, name="statement-json"),
 ]

@@ -17,6 +17,7 @@ app.conf.beat_schedule = {
     "release-expired-holds": {"task": "billing.release_expired_holds", "schedule": 60.0},
     "expire-grants": {"task": "billing.expire_grants", "schedule": 60.0},
     "collect-overage": {"task": "billing.collect_overage", "schedule": 300.0},
+    "close-statements": {"task": "billing.close_statements", "schedule": 3600.0},
     "merge-rollups": {"task": "billing.merge_rollups", "schedule": 60.0},
     "purge-stored-items": {"task": "gateway.purge_stored_items", "schedule": 3600.0},
     "purge-logs": {"task": "deployments.purge_logs", "schedule": 3600.0},

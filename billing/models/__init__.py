@@ -16,6 +16,7 @@ from billing.models.ledger import LedgerAccount as LedgerAccount
 from billing.models.ledger import Transfer as Transfer
 from billing.models.ledger import transfer_id as transfer_id
 from billing.models.rollup import UsageRollup as UsageRollup
+from billing.models.statement import Statement as Statement
 from billing.models.terms import OrganizationTerms as OrganizationTerms
 from billing.models.usage import PriceVersion as PriceVersion
 from billing.models.usage import UsageRecord as UsageRecord

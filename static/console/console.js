@@ -1,4 +1,4 @@
-// The console's one script: copy buttons, tabs, dialogs, menus, live refresh, relative times.
+// The console's one script: copy and print buttons, tabs, dialogs, menus, live refresh, relative times.
 // Everything is delegated from the document, so parts swapped in by htmx work without set-up.
 "use strict";
 
@@ -60,6 +60,7 @@
     if (opener) document.getElementById(opener.dataset.dialog).showModal();
     const closer = target.closest("[data-close-dialog]");
     if (closer) closer.closest("dialog").close();
+    if (target.closest("[data-print]")) window.print();
     if (target instanceof HTMLDialogElement) target.close(); // a click on the backdrop
   });
 

@@ -11,12 +11,12 @@ from django.db import connections
 from django.test import AsyncClient, Client
 from django.utils import timezone
 
-from billing import views
 from billing.models import PriceVersion, UsageRecord
 from billing.pricing import Usage
 from billing.templatetags.charts import spend_chart
 from billing.templatetags.money import dollars, plain
 from billing.usage import DayTotals, Totals
+from billing.views import calls as views
 from orgs.models import Organization, User
 from tests import factories
 

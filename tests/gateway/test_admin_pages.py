@@ -17,6 +17,7 @@ from billing.models import (
     LedgerAccount,
     OrganizationTerms,
     PriceVersion,
+    Statement,
     Transfer,
     UsageRecord,
     UsageRollup,
@@ -58,6 +59,7 @@ OURS = {
     "Transfer",
     "UsageRecord",
     "UsageRollup",
+    "Statement",
     "CreditGrant",
     "GrantUse",
     "OrganizationTerms",
@@ -68,6 +70,7 @@ NEVER_EDITED = [
     PriceVersion,
     UsageRecord,
     UsageRollup,
+    Statement,
     CreditGrant,
     GrantUse,
 ]

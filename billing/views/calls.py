@@ -4,8 +4,6 @@ A page parses, asks the domain once, answers. Paging goes by call id ("older tha
 which arrive meanwhile shift nothing and the hundredth page costs what the first does.
 """
 
-import csv
-import io
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
@@ -23,6 +21,7 @@ from django.views.decorators.http import require_GET
 from billing import money, pricing, usage
 from billing.forms import CallFilterForm
 from billing.models import UsageRecord
+from billing.spreadsheets import csv_text
 from orgs.context import ConsoleRequest, member_page
 from orgs.models import Organization
 
@@ -171,7 +170,7 @@ def call_export(request: ConsoleRequest) -> StreamingHttpResponse:
 
 
 def _csv_pieces(organization: Organization, wanted: dict[str, Any]) -> Iterator[str]:
-    yield _csv_text([EXPORT_COLUMNS])
+    yield csv_text([EXPORT_COLUMNS])
     before, left = None, EXPORT_ROWS_MAX
     while left > 0:
         calls = usage.calls(
@@ -182,7 +181,7 @@ def _csv_pieces(organization: Organization, wanted: dict[str, Any]) -> Iterator[
         )
         if not calls:
             return
-        yield _csv_text([_csv_row(call) for call in calls])
+        yield csv_text([_csv_row(call) for call in calls])
         before, left = calls[-1].call_id, left - len(calls)
 
 
@@ -193,17 +192,6 @@ def _csv_row(call: UsageRecord) -> list[object]:
         "price_version": call.price_version_id,
     }
     return [computed.get(name, getattr(call, name, None)) for name in EXPORT_COLUMNS]
-
-
-def _csv_text(rows: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows([[_harmless(cell) for cell in row] for row in rows])
-    return text.getvalue()
-
-
-def _harmless(cell: object) -> object:
-    """Text that a spreadsheet would run as a formula is quoted; callers choose some of it."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
 
 
 async def _asynchronously(pieces: Iterator[str]) -> AsyncIterator[str]:

@@ -1,0 +1,43 @@
+"""Checks of closed statements: unchanged, chained, adding up. See `billing.checks`."""
+
+from billing import statements
+from billing.checks.books import Books, Report
+from billing.models import Statement
+
+
+def statements_are_unchanged(books: Books, report: Report) -> None:
+    """Each has its digest and the one before's, opens where that closed, and adds up."""
+    found = Statement.objects.select_related("organization").order_by("organization_id", "month")
+    if books.organization is not None:
+        found = found.filter(organization=books.organization)
+    before: Statement | None = None
+    count = 0
+    for row in found.iterator(chunk_size=500):
+        count += 1
+        if before is not None and before.organization_id != row.organization_id:
+            before = None
+        report.differences.extend(
+            f"{row.organization.slug}: the statement of {row.month:%Y-%m} {problem}."
+            for problem in _problems(row, before)
+        )
+        before = row
+    report.figures.append(("Closed statements", f"{count:,}"))
+
+
+def _problems(row: Statement, before: Statement | None) -> list[str]:
+    figures = statements.Figures.from_json(row.figures)
+    opening = before.figures["closing_nanos"] if before else 0
+    moved = sum(line.amount_nanos for line in figures.lines)
+    claims = (
+        (statements.digest_of(row.figures) == row.digest, "does not have its digest"),
+        (
+            figures.previous_digest == (before.digest if before else ""),
+            "does not follow the one before it",
+        ),
+        (figures.opening_nanos == opening, f"opens at {figures.opening_nanos}, not at {opening}"),
+        (
+            figures.opening_nanos + moved == figures.closing_nanos,
+            f"closes at {figures.closing_nanos}, not at {figures.opening_nanos + moved}",
+        ),
+    )
+    return [problem for holds, problem in claims if not holds]
