@@ -8,7 +8,7 @@ know what a deployment is: its ids are plain values on usage records.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,8 @@ from billing.rollups import hour_after as hour_after
 from orgs.models import Organization
 
 NANO_MILLIONTHS_PER_DOLLAR = money.NANOS_PER_DOLLAR * pricing.TOKENS_PER_PRICE
+BURN_DAYS = timedelta(days=7)
+BURN_DAYS_SHOWN_MAX = 730
 BUCKET_LABELS = {
     "input": "input",
     "cache_read": "cached input",
@@ -187,6 +189,71 @@ def per_deployment(
         ).items()
     ]
     return sorted(found, key=lambda row: (-row.totals.cost_nanos, row.deploy_id))
+
+
+@dataclass(frozen=True, slots=True)
+class SpendRow:
+    """What one deployment spent with one model on one day (UTC)."""
+
+    day: date
+    model: str
+    deploy_id: str
+    totals: Totals
+
+
+def per_day_model_deployment(
+    organization: Organization, start: datetime, end: datetime
+) -> list[SpendRow]:
+    """The finest view of spend that pages and exports need, oldest first."""
+    found = _grouped(_Scope(organization, start, end), "day", "model_requested", "deploy_id")
+    return [
+        SpendRow(day, model, deploy_id, totals)
+        for (day, model, deploy_id), totals in sorted(found.items())
+    ]
+
+
+def estimated_calls(organization: Organization, start: datetime, end: datetime) -> int:
+    """Calls whose usage is no final report of the provider's, though something was used."""
+    by_source = _grouped(_Scope(organization, start, end), "usage_source")
+    sources = UsageRecord.Source
+    return sum(
+        totals.calls
+        for (source,), totals in by_source.items()
+        if source in (sources.ESTIMATED, sources.PROVIDER_PARTIAL)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """How fast credit goes: nano-dollars a day on average, and until when it lasts at that rate.
+
+    `lasts_until` is None when nothing is spent, or for longer than BURN_DAYS_SHOWN_MAX.
+    """
+
+    nanos_per_day: int
+    days_left: int | None
+    lasts_until: date | None
+
+
+def burn(organization: Organization, at: datetime) -> Burn:
+    """From the last BURN_DAYS days; fewer when the first call is younger."""
+    end = rollups.hour_after(at)
+    start = end - BURN_DAYS
+    days = BURN_DAYS.days
+    if (first := _first_use(organization)) is not None and first > start:
+        days = max(1, -(-(end - first) // timedelta(days=1)))
+    spent = summary(organization, start, end).cost_nanos
+    available = max(balance(organization).available_nanos, 0)
+    if not spent:
+        return Burn(0, None, None)
+    days_left = available * days // spent
+    until = at.date() + timedelta(days=days_left) if days_left <= BURN_DAYS_SHOWN_MAX else None
+    return Burn(spent // days, days_left, until)
+
+
+def _first_use(organization: Organization) -> datetime | None:
+    rollup = UsageRollup.objects.filter(organization=organization, period=rollups.HOUR)
+    return rollup.order_by("starts_at").values_list("starts_at", flat=True).first()
 
 
 def calls(

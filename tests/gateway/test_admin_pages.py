@@ -1,6 +1,6 @@
 """Every admin page opens, and none shows or loses a secret."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from billing import statements
 from billing.models import (
     CreditGrant,
     GrantUse,
@@ -102,6 +103,7 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
     factories.make_call(
         organization=organization, price=factories.make_price(), usage=Usage(input=10, output=5)
     )
+    statements.close_due(organization, timezone.now() + timedelta(days=40))
     return [
         made.secret,
         made.key.digest,

@@ -44,6 +44,10 @@ def _of_deployment(scene: Scene) -> dict[str, str]:
     return {"deploy_id": scene.deployment.deploy_id}
 
 
+def _of_this_month(scene: Scene) -> dict[str, str]:
+    return {"month": f"{scene.call.started_at:%Y-%m}"}
+
+
 # What each console URL needs besides the organization.
 ARGUMENTS: dict[str, Any] = {
     "gateway:overview": lambda scene: {},
@@ -54,6 +58,12 @@ ARGUMENTS: dict[str, Any] = {
     "billing:call-list": lambda scene: {},
     "billing:call-export": lambda scene: {},
     "billing:call-detail": lambda scene: {"request_id": scene.call.request_id},
+    "billing:spend": lambda scene: {},
+    "billing:spend-export": lambda scene: {},
+    "billing:statement-list": lambda scene: {},
+    "billing:statement-detail": _of_this_month,
+    "billing:statement-export": _of_this_month,
+    "billing:statement-json": _of_this_month,
     "deployments:deployment-list": lambda scene: {},
     "deployments:deployment-detail": _of_deployment,
     "deployments:deployment-redeploy": _of_deployment,
@@ -76,6 +86,7 @@ POSTED = {
     "orgs:token-create",
     "orgs:token-revoke",
 }
+DOWNLOADS = {name for name in ARGUMENTS if name.endswith(("-export", "-json"))}
 PAGES = sorted(ARGUMENTS.keys() - POSTED)
 
 
@@ -188,7 +199,7 @@ def test_a_viewer_sees_no_form_that_changes_anything(name: str, scene: Scene) ->
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     text = _text(client.get(scene.url(name)))
-    assert text.count('method="post"') == (0 if name == "billing:call-export" else 1)  # log-out
+    assert text.count('method="post"') == (0 if name in DOWNLOADS else 1)  # log-out
 
 
 @pytest.mark.parametrize("name", sorted(POSTED))

@@ -8,9 +8,9 @@ FOLDER = Path(__file__).parent
 
 
 def run_sql(schema_editor, suffix):
-    """Run `0008_statement_rules.<vendor>.<suffix>.sql`, statements separated by a line of `--`."""
+    """Run `0009_statement_rules.<vendor>.<suffix>.sql`, statements separated by a line of `--`."""
     vendor = schema_editor.connection.vendor
-    text = (FOLDER / f"0008_statement_rules.{vendor}.{suffix}.sql").read_text()
+    text = (FOLDER / f"0009_statement_rules.{vendor}.{suffix}.sql").read_text()
     for statement in text.split("\n--\n"):
         schema_editor.execute(statement, params=None)
 
@@ -26,6 +26,6 @@ def drop_triggers(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0007_statements")]
+    dependencies = [("billing", "0008_statements")]
 
     operations = [migrations.RunPython(create_triggers, drop_triggers)]

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0006_roll_up_usage'),
+        ('billing', '0007_usage_buckets'),
         ('orgs', '0001_tables'),
     ]
 
