@@ -167,10 +167,18 @@ def cost_nanos(price: Price, usage: Usage, margin_basis_points: int) -> int:
 def worst_case_nanos(
     price: Price, *, input_tokens_max: int, output_tokens_max: int, margin_basis_points: int
 ) -> int:
-    """An upper bound of the cost: all input and all output at their dearest bucket and tier."""
+    """An upper bound of the cost: all input and all output at their dearest bucket and tier.
+
+    Tiers that begin above this much input cannot apply.
+    """
 
     def dearest(buckets: tuple[str, ...]) -> int:
-        return max(nanos for bucket in buckets for _, nanos in price.tiers.get(bucket, ((0, 0),)))
+        return max(
+            nanos
+            for bucket in buckets
+            for from_tokens, nanos in price.tiers.get(bucket, ((0, 0),))
+            if from_tokens == 0 or from_tokens < input_tokens_max
+        )
 
     exact = input_tokens_max * dearest(INPUT_BUCKETS) + output_tokens_max * dearest(OUTPUT_BUCKETS)
     exact *= BASIS_POINTS + margin_basis_points

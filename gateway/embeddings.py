@@ -22,14 +22,13 @@ from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.base import Inspection, Json, Reply, UnreadableAnswer, UpstreamDialect
 from gateway.exchange import Exchange
 from gateway.limits import Demand
+from gateway.prompts import PromptSize
 from gateway.proxy import (
     Run,
     Services,
     Status,
     admit_and_hold,
-    count_input_tokens_max,
     current_catalog,
-    estimate_tokens,
     open_call,
     parse_object,
 )
@@ -91,11 +90,11 @@ async def serve_embeddings(exchange: Exchange, services: Services, call_id: uuid
         capability=EMBEDDINGS,
         chance=attempts.CHANCE,
     )
-    input_tokens_max = count_input_tokens_max(raw)
+    size = PromptSize(len(raw))
     opening = open_call(
-        exchange, caller, key_id, candidates, inspection, input_tokens_max, call_id, "embeddings"
+        exchange, caller, key_id, candidates, inspection, size, call_id, "embeddings"
     )
-    demand = Demand(WIRE, estimate_tokens(input_tokens_max), output_tokens_max=0)
+    demand = Demand(WIRE, size.tokens_estimate(), output_tokens_max=0)
     admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
         caller=caller,

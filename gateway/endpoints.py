@@ -13,16 +13,15 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from billing import pricing, usage
-from gateway import refusals
+from gateway import prompts, refusals
 from gateway.authentication import authenticate
 from gateway.catalog import Candidate
 from gateway.dialects import CLIENT_DIALECTS
+from gateway.dialects.media import Medium
 from gateway.exchange import Exchange
 from gateway.proxy import (
     Services,
-    count_input_tokens_max,
     current_catalog,
-    estimate_tokens,
     parse_object,
 )
 from gateway.snapshot import Caller
@@ -229,13 +228,14 @@ async def _kept(services: Services, caller: Caller, response_id: str) -> dict[st
 async def count_tokens(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
     """`POST /messages/count_tokens`: an estimate, for every model, that costs nothing.
 
-    By bytes, not by a provider's tokenizer: clients use it to decide when to shorten a history.
+    Not by a provider's tokenizer: clients use it to decide when to shorten a history.
     """
     await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = parse_object(raw)
-    CLIENT_DIALECTS["anthropic"].inspect({"max_tokens": 1, **body})
-    tokens = await _count(services, body["model"], raw)
+    dialect = CLIENT_DIALECTS["anthropic"]
+    dialect.inspect({"max_tokens": 1, **body})
+    tokens = await _count(services, body["model"], len(raw), dialect.media(body))
     await exchange.send_json(200, {"input_tokens": tokens})
 
 
@@ -251,15 +251,17 @@ async def count_gemini_tokens(exchange: Exchange, services: Services, name: str)
     for member in ("generateContentRequest", "generate_content_request"):
         if isinstance(body.get(member), dict):
             body = body[member]
-    CLIENT_DIALECTS["gemini"].inspect({**body, "model": name, "stream": False})
-    await exchange.send_json(200, {"totalTokens": await _count(services, name, raw)})
+    dialect = CLIENT_DIALECTS["gemini"]
+    dialect.inspect({**body, "model": name, "stream": False})
+    tokens = await _count(services, name, len(raw), dialect.media(body))
+    await exchange.send_json(200, {"totalTokens": tokens})
 
 
-async def _count(services: Services, name: str, raw: bytes) -> int:
+async def _count(services: Services, name: str, body_bytes: int, media: list[Medium]) -> int:
     """An estimate of a request's input tokens. Raises Refusal for a model that is not there."""
     if name not in (await current_catalog(services)).by_name:
         raise refusals.unknown_model(name)
-    return estimate_tokens(count_input_tokens_max(raw))
+    return prompts.measure(body_bytes, media, {}).tokens_estimate()
 
 
 async def refuse_gemini_embeddings(exchange: Exchange, services: Services, name: str) -> None:

@@ -8,7 +8,6 @@ once the settlement is durable, so a client that saw the end has been billed exa
 """
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from billing import metering, pricing
 from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
 from billing.pricing import Usage
-from gateway import attempts, memory, refusals, routing, sse, state
+from gateway import attempts, memory, prompts, refusals, routing, sse, state
 from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
 from gateway.breakers import Breakers
@@ -51,10 +50,11 @@ from gateway.events import (
 )
 from gateway.exchange import ClientGone, Exchange
 from gateway.limits import Admission, Demand, Limiter
+from gateway.prompts import PromptSize
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from gateway.store import Store
-from gateway.translation import Translation, write_json
+from gateway.translation import Translation
 from gateway.upstream import Answer, Connections, UpstreamCut, UpstreamTimedOut
 
 log = structlog.get_logger(__name__)
@@ -63,12 +63,8 @@ Status = UsageRecord.Status
 Source = UsageRecord.Source
 
 SETTLE_SECONDS_MAX = 10.0
-BYTES_PER_TOKEN = 4  # for estimates only, when a provider ended without reporting usage
-IMAGE_TOKENS_MAX = 4096
 # A report this many times above what the model can read or write is not believed.
 UNBELIEVABLE_FACTOR = 4
-# A JSON string of base64, as a data: URL or bare: no sentence is that long without a space.
-INLINE_DATA = re.compile(rb'"(?:data:[a-zA-Z0-9.+/-]+;base64,)?[A-Za-z0-9+/=_-]{4096,}"')
 
 
 @dataclass(slots=True)
@@ -252,14 +248,11 @@ async def serve_generation(
     translation = Translation(dialect, inspection, expanded, forwarded)
     await state.restore(services.store, caller, translation, candidates)
     # What nobody can be asked is refused before credit is held.
-    candidates, output_tokens_max = _servable(translation, candidates)
-    raw = raw if expanded is body else write_json(expanded)
-    input_tokens_max = count_input_tokens_max(raw)
+    candidates, output_tokens_max, sent_bytes_max = _servable(translation, candidates)
+    size = prompts.measure(max(len(raw), sent_bytes_max), dialect.media(expanded), expanded)
     asked = replace(inspection, output_tokens_max=output_tokens_max)
-    opening = open_call(
-        exchange, caller, key_id, candidates, asked, input_tokens_max, call_id, ask.endpoint
-    )
-    demand = _demand(ask.dialect, candidates, asked, input_tokens_max)
+    opening = open_call(exchange, caller, key_id, candidates, asked, size, call_id, ask.endpoint)
+    demand = _demand(ask.dialect, candidates, asked, size)
     admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
         caller=caller,
@@ -280,19 +273,20 @@ async def serve_generation(
 
 def _servable(
     translation: Translation, candidates: list[Candidate]
-) -> tuple[list[Candidate], int | None]:
-    """Candidates that can be asked this, and the most any of them would be asked to write.
+) -> tuple[list[Candidate], int | None, int]:
+    """Candidates that can be asked this; the most any would be asked to write; the largest body.
 
-    Thinking budgets may raise the limit that the client gave. Raises the first one's Refusal when
-    nobody can be asked.
+    Thinking budgets may raise the limit that the client gave, and kept state what is sent. Raises
+    the first one's Refusal when nobody can be asked.
     """
     servable: list[Candidate] = []
     limits: list[int] = []
+    sent_bytes_max = 0
     refused: Refusal | None = None
     # The first is written last, because the body written last is the one that is kept.
     for candidate in reversed(candidates):
         try:
-            translation.write(candidate)
+            sent_bytes_max = max(sent_bytes_max, len(translation.write(candidate)))
         except Refusal as refusal:
             refused = refusal
             continue
@@ -302,7 +296,7 @@ def _servable(
     if not servable:
         assert refused is not None  # routing chooses at least one  # noqa: S101
         raise refused
-    return servable, max(limits, default=None)
+    return servable, max(limits, default=None), sent_bytes_max
 
 
 def parse_object(raw: bytes) -> Json:
@@ -324,31 +318,15 @@ async def current_catalog(services: Services) -> Catalog:
         raise refusals.service_unavailable() from None
 
 
-def count_input_tokens_max(raw: bytes) -> int:
-    """An upper bound of the prompt's tokens without tokenizing: no token is shorter than a byte.
-
-    Inline images and files are counted at the most an image costs, not by their base64 text.
-    """
-    if len(raw) <= IMAGE_TOKENS_MAX:
-        return len(raw)
-    inline = [len(match.group()) for match in INLINE_DATA.finditer(raw)]
-    return len(raw) - sum(inline) + len(inline) * IMAGE_TOKENS_MAX
-
-
 def _demand(
-    dialect: str, candidates: list[Candidate], asked: Inspection, input_tokens_max: int
+    dialect: str, candidates: list[Candidate], asked: Inspection, size: PromptSize
 ) -> Demand:
     """What the call asks of its limits: nobody writes more than its model can."""
     output_tokens_max = asked.output_tokens_max
     if output_tokens_max is not None:
         possible = max(candidate.output_tokens_max for candidate in candidates)
         output_tokens_max = min(output_tokens_max, possible)
-    return Demand(dialect, estimate_tokens(input_tokens_max), output_tokens_max, asked.choices)
-
-
-def estimate_tokens(input_tokens_max: int) -> int:
-    """What a prompt of so many bytes probably has in tokens."""
-    return max(input_tokens_max // BYTES_PER_TOKEN, 1)
+    return Demand(dialect, size.tokens_estimate(), output_tokens_max, asked.choices)
 
 
 def open_call(
@@ -357,7 +335,7 @@ def open_call(
     key_id: int,
     candidates: list[Candidate],
     inspection: Inspection,
-    input_tokens_max: int,
+    size: PromptSize,
     call_id: uuid.UUID,
     endpoint: str,
 ) -> Opening:
@@ -380,22 +358,22 @@ def open_call(
         price=first.price,
         margin_basis_points=caller.margin_basis_points,
         hold_nanos=max(
-            _worst_case(row, inspection, input_tokens_max, caller.margin_basis_points)
-            for row in candidates
+            _worst_case(row, inspection, size, caller.margin_basis_points) for row in candidates
         ),
         started_at=datetime.now(UTC),
     )
 
 
 def _worst_case(
-    candidate: Candidate, inspection: Inspection, input_tokens_max: int, margin_basis_points: int
+    candidate: Candidate, inspection: Inspection, size: PromptSize, margin_basis_points: int
 ) -> int:
     """The most the call can cost with this candidate, in nano-dollars, at least one."""
     assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
     asked = inspection.output_tokens_max or candidate.output_tokens_max
+    window = candidate.context_tokens_max * inspection.inputs
     nanos = pricing.worst_case_nanos(
         candidate.price,
-        input_tokens_max=min(input_tokens_max, candidate.context_tokens_max * inspection.inputs),
+        input_tokens_max=size.tokens_max(candidate.provider, candidate.upstream_name, window),
         output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
         margin_basis_points=margin_basis_points,
     )
@@ -529,7 +507,7 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
     wire = run.translation.wire(run.candidate)
     run.usage = wire.read_usage(body)
     run.model_served = str(body.get("model") or body.get("modelVersion") or "")
-    run.relayed_tokens = len(raw) // BYTES_PER_TOKEN
+    run.relayed_tokens = len(raw) // prompts.BYTES_PER_TOKEN
     if run.translation.passes_through(run.candidate):
         result = wire.amend(body, run.inspection)
     else:

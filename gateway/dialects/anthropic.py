@@ -15,7 +15,7 @@ import orjson
 
 from billing.pricing import Usage
 from gateway import sse
-from gateway.dialects import anthropic_bodies, anthropic_requests, provider_errors
+from gateway.dialects import anthropic_bodies, anthropic_requests, media, provider_errors
 from gateway.dialects.anthropic_answers import MessageReader, UsageTotals, read_message
 from gateway.dialects.anthropic_frames import MessageBuilder, MessageFrames
 from gateway.dialects.base import (
@@ -27,6 +27,7 @@ from gateway.dialects.base import (
     UnreadableAnswer,
     UpstreamFailure,
 )
+from gateway.dialects.media import Medium
 from gateway.events import Event, UsageReported
 from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
@@ -89,6 +90,10 @@ class AnthropicClient:
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
         return anthropic_requests.inspect(body)
+
+    def media(self, body: Json) -> list[Medium]:
+        """See ClientDialect."""
+        return media.in_anthropic(body)
 
     def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:
         """See ClientDialect. Messages refer to nothing."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from billing.pricing import Usage
+from gateway.dialects.media import Medium
 from gateway.events import Event
 from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
@@ -153,6 +154,10 @@ class ClientDialect(Protocol):
 
     def inspect(self, body: Json) -> Inspection:
         """What pricing and routing need. Raises Refusal for a malformed request."""
+        ...
+
+    def media(self, body: Json) -> list[Medium]:
+        """Images, audio and files of the request; never raises, whatever the body is."""
         ...
 
     def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:

@@ -19,6 +19,7 @@ from gateway.dialects import (
     gemini_contents,
     gemini_reading,
     gemini_requests,
+    media,
     provider_errors,
 )
 from gateway.dialects.base import (
@@ -30,6 +31,7 @@ from gateway.dialects.base import (
     UnreadableAnswer,
     UpstreamFailure,
 )
+from gateway.dialects.media import Medium
 from gateway.events import Ended, Event
 from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
@@ -67,6 +69,10 @@ class GeminiClient:
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
         return gemini_contents.inspect(body)
+
+    def media(self, body: Json) -> list[Medium]:
+        """See ClientDialect."""
+        return media.in_gemini(body)
 
     def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:
         """See ClientDialect. This wire refers to nothing that was kept."""

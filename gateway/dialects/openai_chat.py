@@ -16,7 +16,7 @@ import orjson
 
 from billing.pricing import Usage
 from gateway import sse
-from gateway.dialects import chat_requests, provider_errors
+from gateway.dialects import chat_requests, media, provider_errors
 from gateway.dialects.base import (
     Inspection,
     Json,
@@ -27,6 +27,7 @@ from gateway.dialects.base import (
     UpstreamFailure,
 )
 from gateway.dialects.counting import Counts, divide
+from gateway.dialects.media import Medium
 from gateway.dialects.openai_usage import (
     read_input_details,
     write_input_details,
@@ -118,6 +119,10 @@ class ChatClient:
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
         return chat_requests.inspect(body)
+
+    def media(self, body: Json) -> list[Medium]:
+        """See ClientDialect."""
+        return media.in_chat(body)
 
     def read_request(self, body: Json) -> GenerationRequest:
         """See ClientDialect."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from billing.pricing import Usage
 from gateway import refusals, sse
 from gateway.dialects import (
+    media,
     provider_errors,
     responses_events,
     responses_objects,
@@ -17,6 +18,7 @@ from gateway.dialects import (
     responses_upstream,
 )
 from gateway.dialects.base import Inspection, Json, Reply, Target, UpstreamFailure
+from gateway.dialects.media import Medium
 from gateway.dialects.responses_events import (
     ResponsesPassThrough,
     ResponsesStreamDecoder,
@@ -46,6 +48,10 @@ class ResponsesClient:
     def inspect(self, body: Json) -> Inspection:
         """See ClientDialect."""
         return responses_requests.inspect(body)
+
+    def media(self, body: Json) -> list[Medium]:
+        """See ClientDialect."""
+        return media.in_responses(body)
 
     def expand(self, body: Json, items: Mapping[str, Json], previous: Sequence[Json]) -> Json:
         """See ClientDialect. Raises Refusal for a referenced item that is not among `items`."""
