@@ -77,13 +77,19 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """An intention to reserve `amount_nanos` (> 0) of an organization's credit."""
+    """An intention to reserve `amount_nanos` (> 0) of an organization's credit.
+
+    `contra` is the account that gets what is settled, `code` says why: for a call by default.
+    """
 
     organization_id: int
     amount_nanos: int
     idempotency_key: str
     created_at: datetime
     expires_at: datetime
+    contra: str = Kind.USAGE_REVENUE
+    code: str = Code.USAGE
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,91 @@ def correct(
     )
 
 
+def top_up(
+    organization_id: int, amount_nanos: int, *, reason: str, idempotency_key: str, at: datetime
+) -> Transfer:
+    """Credit that was paid for. Raises KeyReused, ValueError."""
+    return _post(
+        _Entry(
+            organization_id=organization_id,
+            debit=Kind.PAYMENTS_CLEARING,
+            credit=Kind.CREDITS,
+            amount_nanos=amount_nanos,
+            code=Code.TOPUP,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            at=at,
+        )
+    )
+
+
+def take_back(
+    organization_id: int,
+    amount_nanos: int,
+    *,
+    code: str,
+    reason: str,
+    idempotency_key: str,
+    at: datetime,
+) -> list[Transfer]:
+    """A payment has left us again without our asking: take its credit, and owe what is spent.
+
+    What is not available is owed as overage and collected from the credit that arrives next. The
+    same key again changes nothing. Raises KeyReused, ValueError.
+    """
+    with transaction.atomic():
+        available = lock_credit(organization_id).available_nanos
+        keys = (idempotency_key, f"{idempotency_key}:owed")
+        earlier = list(
+            Transfer.objects.filter(organization_id=organization_id, idempotency_key__in=keys)
+        )
+        if earlier:
+            return earlier
+        taken = min(available, amount_nanos)
+        parts = [
+            (Kind.CREDITS, taken, keys[0], _trim_lots),
+            (Kind.OVERAGE_RECEIVABLE, amount_nanos - taken, keys[1], None),
+        ]
+        return [
+            _post(
+                _Entry(
+                    organization_id=organization_id,
+                    debit=debit,
+                    credit=Kind.PAYMENTS_CLEARING,
+                    amount_nanos=amount,
+                    code=code,
+                    reason=reason,
+                    idempotency_key=key,
+                    at=at,
+                ),
+                also=also,
+            )
+            for debit, amount, key, also in parts
+            if amount
+        ]
+
+
+def give_again(
+    organization_id: int, amount_nanos: int, *, reason: str, idempotency_key: str, at: datetime
+) -> Transfer:
+    """A disputed payment was decided for us: its credit comes back.
+
+    Raises KeyReused, ValueError.
+    """
+    return _post(
+        _Entry(
+            organization_id=organization_id,
+            debit=Kind.PAYMENTS_CLEARING,
+            credit=Kind.CREDITS,
+            amount_nanos=amount_nanos,
+            code=Code.DISPUTE,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            at=at,
+        )
+    )
+
+
 def expire(
     organization_id: int, amount_nanos: int, *, reason: str, idempotency_key: str, at: datetime
 ) -> Transfer:
@@ -314,17 +405,32 @@ class _Entry:
     at: datetime
     created_by: User | None = None
     terms: str = ""
+    phase: str = Phase.POSTED
+    pending: Transfer | None = None
+    expires_at: datetime | None = None
 
     @property
     def fingerprint(self) -> str:
         terms = [self.terms] if self.terms else []
+        if self.phase != Phase.POSTED:
+            terms += [self.phase, str(self.pending.pk) if self.pending else ""]
         return _fingerprint(
             self.debit, self.credit, self.amount_nanos, self.code, self.reason, *terms
         )
 
+    def changes(self, side: str) -> dict[str, int]:
+        """What it adds to the counters of its debit or credit account (`side`)."""
+        pending, posted = f"{side}s_pending_nanos", f"{side}s_posted_nanos"
+        if self.phase == Phase.PENDING:
+            return {pending: self.amount_nanos}
+        released = {} if self.pending is None else {pending: -self.pending.amount_nanos}
+        return (
+            released if self.phase == Phase.VOID_PENDING else released | {posted: self.amount_nanos}
+        )
+
 
 def _post(entry: _Entry, *, also: Callable[[Transfer], object] | None = None) -> Transfer:
-    """One POSTED transfer, or the one that this key made before.
+    """One transfer of any phase, or the one that this key made before.
 
     `also(transfer)` runs in the same transaction, when the transfer is new.
     """
@@ -347,24 +453,29 @@ def _post(entry: _Entry, *, also: Callable[[Transfer], object] | None = None) ->
 
 
 def _write(entry: _Entry, accounts: dict[str, LedgerAccount]) -> Transfer:
-    """The row and both counters, accounts in primary-key order."""
-    changes = {
-        accounts[entry.debit].pk: {"debits_posted_nanos": entry.amount_nanos},
-        accounts[entry.credit].pk: {"credits_posted_nanos": entry.amount_nanos},
-    }
-    _count_changes(changes)
-    return Transfer.objects.create(
+    """The row, whose constraints know the intention, then both counters in primary-key order."""
+    transfer = Transfer.objects.create(
         organization_id=entry.organization_id,
         debit_account=accounts[entry.debit],
         credit_account=accounts[entry.credit],
         amount_nanos=entry.amount_nanos,
+        phase=entry.phase,
+        pending_transfer=entry.pending,
         code=entry.code,
         idempotency_key=entry.idempotency_key,
         fingerprint=entry.fingerprint,
         reason=entry.reason,
         created_by=entry.created_by,
         created_at=entry.at,
+        expires_at=entry.expires_at,
     )
+    _count_changes(
+        {
+            accounts[entry.debit].pk: entry.changes("debit"),
+            accounts[entry.credit].pk: entry.changes("credit"),
+        }
+    )
+    return transfer
 
 
 def _count_changes(changes: dict[int, dict[str, int]]) -> None:
@@ -397,6 +508,8 @@ def _trim_lots(transfer: Transfer) -> None:
 def _explain_post(error: IntegrityError, entry: _Entry) -> Transfer:
     """The first transfer when another process used the key just now, else a domain error."""
     constraint = _constraint_of(error)
+    if constraint == "billing_transfer_resolved_once":
+        raise AlreadySettled("The hold was settled or released before.") from error
     if constraint in ("billing_transfer_once_per_key", "billing_account_no_overdraft"):
         first = _replayed(entry)
         if first is not None:
@@ -427,10 +540,28 @@ def hold(intention: Hold) -> int:
 
     Raises UnableToHold, KeyReused.
     """
-    outcome = _commit_one(holds=[intention]).held[0]
-    if isinstance(outcome, UnableToHold):
-        raise outcome
-    return outcome
+    try:
+        transfer = _post(
+            _Entry(
+                organization_id=intention.organization_id,
+                debit=Kind.CREDITS,
+                credit=intention.contra,
+                amount_nanos=intention.amount_nanos,
+                code=intention.code,
+                reason=intention.reason,
+                idempotency_key=intention.idempotency_key,
+                at=intention.created_at,
+                phase=Phase.PENDING,
+                expires_at=intention.expires_at,
+            )
+        )
+    except UnableToDebit as error:
+        raise UnableToHold(
+            available_nanos=error.available_nanos,
+            held_nanos=error.held_nanos,
+            needed_nanos=error.needed_nanos,
+        ) from error
+    return transfer.pk
 
 
 def settle(intention: Settlement) -> int | None:
@@ -438,7 +569,53 @@ def settle(intention: Settlement) -> int | None:
 
     Raises AlreadySettled when the hold was ended under another key, KeyReused.
     """
-    return _commit_one(settlements=[intention]).settled[0]
+    with transaction.atomic():
+        charged, posted = None, 0
+        if intention.hold_id is not None:
+            held = Transfer.objects.select_related("credit_account").get(pk=intention.hold_id)
+            posted = min(intention.cost_nanos, held.amount_nanos)
+            ended = _resolve(held, posted, intention)
+            charged = ended.pk if posted else None
+        if over := intention.cost_nanos - posted:
+            owed = _owe(over, intention)
+            charged = charged or owed.pk
+        return charged
+
+
+def _owe(amount_nanos: int, intention: Settlement) -> Transfer:
+    """What a call cost above its hold."""
+    return _post(
+        _Entry(
+            organization_id=intention.organization_id,
+            debit=Kind.OVERAGE_RECEIVABLE,
+            credit=Kind.USAGE_REVENUE,
+            amount_nanos=amount_nanos,
+            code=Code.USAGE,
+            reason=intention.reason,
+            idempotency_key=_overage_key(intention.idempotency_key),
+            at=intention.created_at,
+        )
+    )
+
+
+def _resolve(held: Transfer, posted_nanos: int, intention: Settlement) -> Transfer:
+    """Post so much of the hold, the rest returns; void it when that is nothing."""
+    is_usage = held.code == Code.USAGE and posted_nanos > 0
+    return _post(
+        _Entry(
+            organization_id=held.organization_id,
+            debit=Kind.CREDITS,
+            credit=held.credit_account.kind,
+            amount_nanos=posted_nanos or held.amount_nanos,
+            code=held.code,
+            reason=intention.reason,
+            idempotency_key=intention.idempotency_key,
+            at=intention.created_at,
+            phase=Phase.POST_PENDING if posted_nanos else Phase.VOID_PENDING,
+            pending=held,
+        ),
+        also=_consume_lots if is_usage else None,
+    )
 
 
 def release(transfer: Transfer, *, reason: str, at: datetime) -> None:
@@ -465,6 +642,11 @@ def open_holds() -> QuerySet[Transfer]:
     )
 
 
+def open_holds_of_calls() -> QuerySet[Transfer]:
+    """Open holds that a call may have left behind. A refund's ends with the provider's answer."""
+    return open_holds().filter(code=Code.USAGE)
+
+
 def hold_many(holds: Sequence[Hold]) -> list[int | UnableToHold]:
     """Reserve for each in turn: its id, or its refusal, which does not stop the others."""
     return commit_batch(holds=holds).held
@@ -473,12 +655,6 @@ def hold_many(holds: Sequence[Hold]) -> list[int | UnableToHold]:
 def settle_many(settlements: Sequence[Settlement]) -> list[int | None]:
     """End many holds: all of them, or none and IntegrityError's domain form (see `settle`)."""
     return commit_batch(settlements=settlements).settled
-
-
-def _commit_one(
-    *, settlements: Sequence[Settlement] = (), holds: Sequence[Hold] = ()
-) -> BatchOutcome:
-    return commit_batch(settlements=settlements, holds=holds, is_retry=True)
 
 
 def commit_batch(

@@ -217,13 +217,13 @@ def release_expired_holds(at: datetime, *, lookback: timedelta = timedelta(days=
     Looks only at holds that expired within `lookback`: holds are kept for ever, so that looking at
     all of them would cost more every day.
     """
-    expired = ledger.open_holds().filter(expires_at__lte=at, expires_at__gt=at - lookback)
+    expired = ledger.open_holds_of_calls().filter(expires_at__lte=at, expires_at__gt=at - lookback)
     return _release_each(expired, reason="expired hold", at=at)
 
 
 def release_all_holds(reason: str, *, at: datetime) -> int:
-    """Void every open hold; how many. Only when no other process can be serving calls."""
-    return _release_each(ledger.open_holds(), reason=reason, at=at)
+    """Void every open hold of a call; how many. Only when no other process can be serving calls."""
+    return _release_each(ledger.open_holds_of_calls(), reason=reason, at=at)
 
 
 def _release_each(holds: "QuerySet[Transfer]", *, reason: str, at: datetime) -> int:

@@ -5,7 +5,17 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import expiry, ledger, metering, rollups, statements
+from billing import (
+    auto_top_up,
+    expiry,
+    ledger,
+    metering,
+    payment_events,
+    payments,
+    refunds,
+    rollups,
+    statements,
+)
 
 
 @shared_task(name="billing.release_expired_holds")
@@ -36,3 +46,20 @@ def merge_rollups(**_: Any) -> int:
 def close_statements(**_: Any) -> int:
     """Close the statements of months that are over; how many. Repeating it closes none twice."""
     return statements.close_all_due(timezone.now())
+
+
+@shared_task(name="billing.reconcile_payments")
+def reconcile_payments(**_: Any) -> None:
+    """Ask Stripe about everything that waits for it, and handle messages that came too early."""
+    now = timezone.now()
+    payments.reconcile(now)
+    auto_top_up.reconcile(now)
+    payment_events.handle_waiting(now)
+    refunds.ask_again(now)
+    payments.label_payment_methods()
+
+
+@shared_task(name="billing.buy_credit")
+def buy_credit(**_: Any) -> int:
+    """Begin automatic top-ups where little credit is left; how many."""
+    return auto_top_up.buy_where_due(timezone.now())

@@ -19,6 +19,8 @@ app.conf.beat_schedule = {
     "collect-overage": {"task": "billing.collect_overage", "schedule": 300.0},
     "close-statements": {"task": "billing.close_statements", "schedule": 3600.0},
     "merge-rollups": {"task": "billing.merge_rollups", "schedule": 60.0},
+    "reconcile-payments": {"task": "billing.reconcile_payments", "schedule": 120.0},
+    "buy-credit": {"task": "billing.buy_credit", "schedule": 60.0},
     "purge-stored-items": {"task": "gateway.purge_stored_items", "schedule": 3600.0},
     "purge-logs": {"task": "deployments.purge_logs", "schedule": 3600.0},
     "purge-uploads": {"task": "deployments.purge_uploads", "schedule": 3600.0},

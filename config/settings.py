@@ -277,6 +277,12 @@ LIMIT_DEFAULTS = {
 AI_BODY_BYTES_MAX = 20 * 1024 * 1024
 API_BODY_BYTES_MAX = 1024 * 1024
 
+# --- Payments --------------------------------------------------------------------------------
+# Without a key nobody can top up; without a webhook secret no message of Stripe's is believed.
+STRIPE_API_KEY = env.text("STRIPE_API_KEY")
+STRIPE_WEBHOOK_SECRET = env.text("STRIPE_WEBHOOK_SECRET")
+STRIPE_API_BASE = env.text("STRIPE_API_BASE").rstrip("/")  # only for another server than Stripe's
+
 # --- Time and language -----------------------------------------------------------------------
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -8,6 +8,7 @@ from django.urls import include, path
 from django.views import defaults
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from billing.webhooks import stripe_webhook
 from gateway.prices_api import prices_api
 from gateway.views import home
 
@@ -52,6 +53,8 @@ urlpatterns = [
     ),
     path("api/data/", include("gateway.data_urls")),
     path("api/data/", include("deployments.data_urls")),
+    # /webhooks/: what the payment provider tells
+    path("webhooks/stripe", stripe_webhook, name="stripe-webhook"),
     # /api/prices: the public price list and the AI API's OpenAPI page
     path("api/prices/", prices_api.urls),
 ]

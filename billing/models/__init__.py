@@ -15,6 +15,13 @@ from billing.models.grants import GrantUse as GrantUse
 from billing.models.ledger import LedgerAccount as LedgerAccount
 from billing.models.ledger import Transfer as Transfer
 from billing.models.ledger import transfer_id as transfer_id
+from billing.models.payments import AutoTopUp as AutoTopUp
+from billing.models.payments import Payment as Payment
+from billing.models.payments import PaymentCustomer as PaymentCustomer
+from billing.models.payments import PaymentEvent as PaymentEvent
+from billing.models.payments import Refund as Refund
+from billing.models.payments import payment_id as payment_id
+from billing.models.payments import refund_id as refund_id
 from billing.models.rollup import UsageRollup as UsageRollup
 from billing.models.statement import Statement as Statement
 from billing.models.terms import OrganizationTerms as OrganizationTerms

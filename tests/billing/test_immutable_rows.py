@@ -12,7 +12,10 @@ from billing.models import (
     GrantUse,
     LedgerAccount,
     OrganizationTerms,
+    Payment,
+    PaymentEvent,
     PriceVersion,
+    Refund,
     Transfer,
     UsageRecord,
 )
@@ -245,6 +248,112 @@ def test_a_use_fits_its_transfer_and_is_of_one_organization(lot, accounts, other
     theirs = factories.make_credit(organization=other_organization)
     with refused("grant_use_fits|uses grants of its own"), transaction.atomic():
         GrantUse.objects.create(grant=lot, transfer=theirs, amount_nanos=5)
+
+
+# --- Payments -------------------------------------------------------------------------------------
+@pytest.fixture
+def payment(organization):
+    return Payment.objects.create(
+        organization=organization,
+        kind="CHECKOUT",
+        amount_nanos=1000,
+        idempotency_key="p",
+        created_at=NOW,
+    )
+
+
+def make_refund(payment, **fields):
+    defaults = {
+        "payment": payment,
+        "amount_nanos": 600,
+        "is_external": True,
+        "idempotency_key": "r",
+        "created_at": NOW,
+    }
+    return Refund.objects.create(**{**defaults, **fields})
+
+
+@pytest.mark.parametrize(
+    "change", [{"amount_nanos": 1}, {"kind": "AUTO"}, {"idempotency_key": "q"}, {"public_id": "x"}]
+)
+def test_what_a_payment_asked_for_does_not_change(payment, change):
+    with refused("billing_payment_asks_once|payment asked for"), transaction.atomic():
+        Payment.objects.update(**change)
+
+
+def test_a_credited_payment_stays_credited(payment, accounts):
+    Payment.objects.update(status="SUCCEEDED", transfer=make_transfer(accounts))
+    with refused("billing_payment_asks_once|payment asked for"), transaction.atomic():
+        Payment.objects.update(status="FAILED", transfer=None)
+
+
+def test_paid_means_credited(payment, accounts):
+    with refused("billing_payment_paid_means_credited"), transaction.atomic():
+        Payment.objects.update(status="SUCCEEDED")
+    with refused("billing_payment_paid_means_credited"), transaction.atomic():
+        Payment.objects.update(transfer=make_transfer(accounts))
+
+
+def test_a_transfer_credits_one_payment_and_keys_and_events_are_used_once(payment, accounts):
+    transfer = make_transfer(accounts)
+    Payment.objects.update(status="SUCCEEDED", transfer=transfer)
+    fields = {"organization": payment.organization, "amount_nanos": 5, "created_at": NOW}
+    with refused("transfer_id"), transaction.atomic():
+        Payment.objects.create(**fields, idempotency_key="q", status="SUCCEEDED", transfer=transfer)
+    with refused("idempotency_key"), transaction.atomic():
+        Payment.objects.create(**fields, idempotency_key="p")
+    event = {"provider_event_id": "evt_1", "type": "t", "payload": "{}", "received_at": NOW}
+    PaymentEvent.objects.create(**event)
+    with refused("provider_event_id"), transaction.atomic():
+        PaymentEvent.objects.create(**event)
+
+
+def test_payments_and_refunds_are_above_zero(payment):
+    with refused("billing_payment_amount_positive"), transaction.atomic():
+        Payment.objects.create(
+            organization=payment.organization, amount_nanos=0, idempotency_key="q", created_at=NOW
+        )
+    with refused("billing_refund_amount_positive"), transaction.atomic():
+        make_refund(payment, amount_nanos=0)
+
+
+def test_a_payment_is_refunded_at_most_once_in_full(payment):
+    make_refund(payment, amount_nanos=600, status="FAILED")
+    make_refund(payment, amount_nanos=600, idempotency_key="s")
+    with refused("billing_refund_within_payment|at most once in full"), transaction.atomic():
+        make_refund(payment, amount_nanos=401, idempotency_key="t")
+    make_refund(payment, amount_nanos=400, idempotency_key="t")
+
+
+def test_what_a_refund_asked_for_does_not_change_and_its_end_stays(payment):
+    make_refund(payment)
+    with refused("billing_refund_asks_once|refund asked for"), transaction.atomic():
+        Refund.objects.update(amount_nanos=1)
+    Refund.objects.update(status="FAILED")
+    with refused("billing_refund_asks_once|refund asked for"), transaction.atomic():
+        Refund.objects.update(status="SUCCEEDED")
+
+
+def test_a_refund_is_held_for_unless_it_was_made_elsewhere(payment):
+    with refused("billing_refund_is_held_for_or_external"), transaction.atomic():
+        make_refund(payment, is_external=False)
+
+
+def test_what_the_provider_said_is_kept_as_it_came(payment):
+    PaymentEvent.objects.create(
+        provider_event_id="evt_1", type="t", payload="{}", received_at=NOW, payment=payment
+    )
+    PaymentEvent.objects.update(processed_at=NOW, outcome="done")
+    with refused("billing_event_is_kept|kept as it came"), transaction.atomic():
+        PaymentEvent.objects.update(payload="[]")
+
+
+def test_payments_refunds_and_events_are_not_removed(payment):
+    make_refund(payment)
+    PaymentEvent.objects.create(provider_event_id="evt_1", type="t", payload="{}", received_at=NOW)
+    for table in ("billing_refund", "billing_paymentevent", "billing_payment"):
+        with refused(NEVER_EDITED), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {table}")
 
 
 def test_counters_are_never_negative(accounts):

@@ -13,11 +13,16 @@ from django.utils import timezone
 
 from billing import statements
 from billing.models import (
+    AutoTopUp,
     CreditGrant,
     GrantUse,
     LedgerAccount,
     OrganizationTerms,
+    Payment,
+    PaymentCustomer,
+    PaymentEvent,
     PriceVersion,
+    Refund,
     Statement,
     Transfer,
     UsageRecord,
@@ -64,6 +69,11 @@ OURS = {
     "CreditGrant",
     "GrantUse",
     "OrganizationTerms",
+    "PaymentCustomer",
+    "AutoTopUp",
+    "Payment",
+    "Refund",
+    "PaymentEvent",
 }
 NEVER_EDITED = [
     LedgerAccount,
@@ -74,7 +84,11 @@ NEVER_EDITED = [
     Statement,
     CreditGrant,
     GrantUse,
+    Payment,
+    Refund,
+    PaymentEvent,
 ]
+CLIENT_SECRET = "pi_1_secret_0123456789"
 
 
 @pytest.fixture
@@ -104,7 +118,9 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
         organization=organization, price=factories.make_price(), usage=Usage(input=10, output=5)
     )
     statements.close_due(organization, timezone.now() + timedelta(days=40))
+    _make_payment(organization, owner)
     return [
+        CLIENT_SECRET,
         made.secret,
         made.key.digest,
         GatewayKey.objects.get().secret_sealed,
@@ -117,6 +133,39 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
         Upload.objects.get().nonce,
         owner.password,
     ]
+
+
+def _make_payment(organization: Organization, owner: User) -> None:
+    """A payment with everything that belongs to one."""
+    now = timezone.now()
+    payment = Payment.objects.create(
+        organization=organization,
+        kind="CHECKOUT",
+        amount_nanos=5_000_000_000,
+        idempotency_key="p",
+        created_at=now,
+    )
+    Refund.objects.create(
+        payment=payment, amount_nanos=5, is_external=True, idempotency_key="r", created_at=now
+    )
+    PaymentEvent.objects.create(
+        provider_event_id="evt_1",
+        type="payment_intent.succeeded",
+        payload=f'{{"client_secret": "{CLIENT_SECRET}"}}',
+        payment=payment,
+        received_at=now,
+    )
+    PaymentCustomer.objects.create(
+        organization=organization, provider_customer_id="cus_1", created_at=now
+    )
+    AutoTopUp.objects.create(
+        organization=organization,
+        threshold_nanos=1,
+        amount_nanos=2,
+        monthly_cap_nanos=3,
+        changed_by=owner,
+        changed_at=now,
+    )
 
 
 def _list_url(model: type[Model]) -> str:

@@ -1,0 +1,164 @@
+"""Payments, refunds and what the provider said about them, read-only."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from billing import money
+from billing.admin.ledger import ReadOnlyAdmin
+from billing.models import AutoTopUp, Payment, PaymentCustomer, PaymentEvent, Refund
+
+
+class NeedsAttention(admin.SimpleListFilter):
+    """Payments that staff should look at."""
+
+    title = "attention"
+    parameter_name = "attention"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Only those that need somebody, or all."""
+        return [("yes", "Needs attention")]
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
+        """Those with a reason."""
+        return queryset.exclude(attention="") if self.value() == "yes" else queryset
+
+
+@admin.register(Payment)
+class PaymentAdmin(ReadOnlyAdmin):
+    """Purchases of credit."""
+
+    list_display = (
+        "public_id",
+        "organization",
+        "kind",
+        "status",
+        "amount",
+        "attention",
+        "created_at",
+    )
+    list_select_related = ("organization",)
+    list_filter = (NeedsAttention, "status", "kind")
+    search_fields = (
+        "public_id",
+        "provider_payment_id",
+        "provider_session_id",
+        "organization__name",
+        "organization__slug",
+    )
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    fields = (
+        "public_id",
+        "organization",
+        "kind",
+        "status",
+        "amount",
+        "attention",
+        "failure",
+        "transfer",
+        "provider_session_id",
+        "provider_payment_id",
+        "idempotency_key",
+        "created_by",
+        "created_at",
+        "completed_at",
+        "checked_at",
+        "disputed_at",
+    )
+
+    @admin.display(description="Amount", ordering="amount_nanos")
+    def amount(self, payment: Payment) -> str:
+        """Dollars."""
+        return money.format_dollars(payment.amount_nanos)
+
+
+@admin.register(Refund)
+class RefundAdmin(ReadOnlyAdmin):
+    """Money on its way back."""
+
+    list_display = ("public_id", "payment", "status", "amount", "is_external", "created_at")
+    list_select_related = ("payment",)
+    list_filter = ("status", "is_external")
+    search_fields = ("public_id", "payment__public_id", "provider_refund_id")
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    fields = (
+        "public_id",
+        "payment",
+        "status",
+        "amount",
+        "is_external",
+        "reason",
+        "failure",
+        "hold",
+        "provider_refund_id",
+        "idempotency_key",
+        "requested_by",
+        "created_at",
+        "asked_at",
+        "completed_at",
+    )
+
+    @admin.display(description="Amount", ordering="amount_nanos")
+    def amount(self, refund: Refund) -> str:
+        """Dollars."""
+        return money.format_dollars(refund.amount_nanos)
+
+
+@admin.register(PaymentEvent)
+class PaymentEventAdmin(ReadOnlyAdmin):
+    """Messages of the provider. Their bodies stay in the database: some carry secrets."""
+
+    list_display = ("provider_event_id", "type", "payment", "outcome", "received_at")
+    list_select_related = ("payment",)
+    list_filter = ("type",)
+    search_fields = ("provider_event_id", "payment__public_id")
+    date_hierarchy = "received_at"
+    show_full_result_count = False
+    fields = ("provider_event_id", "type", "payment", "outcome", "received_at", "processed_at")
+
+
+@admin.register(PaymentCustomer)
+class PaymentCustomerAdmin(ReadOnlyAdmin):
+    """Organizations as the provider knows them."""
+
+    list_display = ("organization", "provider_customer_id", "payment_method_label", "created_at")
+    list_select_related = ("organization",)
+    search_fields = ("provider_customer_id", "organization__name", "organization__slug")
+
+
+@admin.register(AutoTopUp)
+class AutoTopUpAdmin(ReadOnlyAdmin):
+    """Who buys credit automatically, and how that goes."""
+
+    list_display = (
+        "organization",
+        "is_enabled",
+        "threshold",
+        "amount",
+        "monthly_cap",
+        "declines",
+        "next_try_at",
+    )
+    list_select_related = ("organization",)
+    list_filter = ("is_enabled",)
+    search_fields = ("organization__name", "organization__slug")
+    fields = (*list_display, "changed_by", "changed_at")
+
+    @admin.display(description="Below", ordering="threshold_nanos")
+    def threshold(self, setting: AutoTopUp) -> str:
+        """Dollars."""
+        return money.format_dollars(setting.threshold_nanos)
+
+    @admin.display(description="Buys", ordering="amount_nanos")
+    def amount(self, setting: AutoTopUp) -> str:
+        """Dollars."""
+        return money.format_dollars(setting.amount_nanos)
+
+    @admin.display(description="At most a month", ordering="monthly_cap_nanos")
+    def monthly_cap(self, setting: AutoTopUp) -> str:
+        """Dollars."""
+        return money.format_dollars(setting.monthly_cap_nanos)
