@@ -1,4 +1,7 @@
-"""Staff's view of keys, provider credentials and model routes. Secrets go in and never come out."""
+"""Staff's view of keys, provider credentials, model routes and limits.
+
+Secrets go in and never come out.
+"""
 
 from typing import Any
 
@@ -8,10 +11,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
-from unfold.widgets import UnfoldAdminPasswordWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from gateway import credentials, keys
-from gateway.models import GatewayKey, ModelRoute, ProviderCredential
+from gateway import allowances, credentials, keys
+from gateway import forms as limit_forms
+from gateway.models import GatewayKey, Limit, ModelRoute, ProviderCredential
 
 
 @admin.register(GatewayKey)
@@ -132,3 +136,105 @@ class ModelRouteAdmin(ModelAdmin):
     list_filter = ("provider", "is_active")
     search_fields = ("public_name", "upstream_name")
     readonly_fields = ("created_at",)
+
+
+class StaffLimitForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Limits of any scope, named as people know it, with budgets in dollars."""
+
+    name = forms.CharField(
+        required=False,
+        max_length=80,
+        widget=UnfoldAdminTextInputWidget(),
+        help_text="Deploy id, or public id of the workspace or key. Empty for the organization.",
+    )
+    daily_budget = limit_forms.DollarsField(
+        label="Budget per day (USD)", required=False, widget=UnfoldAdminTextInputWidget()
+    )
+    monthly_budget = limit_forms.DollarsField(
+        label="Budget per month (USD)", required=False, widget=UnfoldAdminTextInputWidget()
+    )
+
+    class Meta:
+        model = Limit
+        fields = (
+            "organization",
+            "scope",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "concurrency",
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            for name in ("daily_budget", "monthly_budget"):
+                self.initial[name] = limit_forms.dollars(getattr(self.instance, f"{name}_nanos"))
+
+    def clean(self) -> dict[str, Any]:
+        """Finds whose limits are meant. Raises ValidationError when there is no such thing."""
+        cleaned = super().clean() or {}
+        if not self.instance.pk and cleaned.get("organization") and cleaned.get("scope"):
+            try:
+                subject = allowances.find(
+                    cleaned["organization"], cleaned["scope"], cleaned.get("name", "")
+                )
+            except allowances.ScopeNotFound:
+                raise forms.ValidationError(
+                    {"name": "The organization has no such key, deployment or workspace."}
+                ) from None
+            self.instance.scope_id = subject.scope_id
+            if allowances.read(subject) is not None:
+                raise forms.ValidationError("It has limits already: change those.")
+        self.instance.daily_budget_nanos = cleaned.get("daily_budget")
+        self.instance.monthly_budget_nanos = cleaned.get("monthly_budget")
+        return cleaned
+
+
+@admin.register(Limit)
+class LimitAdmin(ModelAdmin):
+    """Limits of organizations; those set by staff cannot be raised by owners."""
+
+    form = StaffLimitForm
+    list_display = (
+        "organization",
+        "scope",
+        "scope_id",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "concurrency",
+        "daily_budget",
+        "monthly_budget",
+        "updated_at",
+    )
+    list_select_related = ("organization",)
+    list_filter = ("scope",)
+    search_fields = ("organization__name", "organization__slug")
+    autocomplete_fields = ("organization",)
+    fields = (
+        "organization",
+        "scope",
+        "name",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "concurrency",
+        "daily_budget",
+        "monthly_budget",
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Whose they are stays as it is."""
+        return ("organization", "scope") if obj else ()
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """The name is only asked for once."""
+        return tuple(name for name in self.fields if obj is None or name != "name")
+
+    @admin.display(description="Budget per day")
+    def daily_budget(self, limit: Limit) -> str:
+        """In dollars."""
+        return limit_forms.dollars(limit.daily_budget_nanos) or "–"
+
+    @admin.display(description="Budget per month")
+    def monthly_budget(self, limit: Limit) -> str:
+        """In dollars."""
+        return limit_forms.dollars(limit.monthly_budget_nanos) or "–"

@@ -1,4 +1,4 @@
-"""The `aigateway/*` calls of the data API: provision, info, revoke, rotate, usage.
+"""The `aigateway/*` calls of the data API: provision, info, revoke, rotate, usage, limits.
 
 Parses, makes one domain call, answers. Every call takes an optional `deployId`; without it the
 workspace's default deployment is meant. Foreign deployments are indistinguishable from none: 404.
@@ -18,12 +18,16 @@ from billing import usage
 from billing.money import dollars_from_nanos
 from billing.pricing import BUCKETS
 from deployments import directory
-from gateway import keys, provisioning
-from gateway.models import ModelRoute
+from deployments.models import Deployment
+from gateway import allowances, keys, provisioning
+from gateway.models import GatewayKey, ModelRoute
 from gateway.provisioning import Provisioned
 from gateway.serializers import (
     KeyInfoSerializer,
     KeyTargetSerializer,
+    LimitsAnswerSerializer,
+    LimitsSerializer,
+    LimitValuesSerializer,
     ProvisionedSerializer,
     RevokedSerializer,
     RotateSerializer,
@@ -130,7 +134,9 @@ class InfoView(AigatewayView):
                 "baseUrl": provisioning.base_url(),
                 "createdAt": key.created_at if key else None,
                 "lastUsedAt": key.last_used_at if key else None,
-                "limits": {},
+                "limits": LimitValuesSerializer(
+                    allowances.of_scopes(deployment, key)["effective"]
+                ).data,
             }
         )
 
@@ -146,6 +152,40 @@ class RevokeView(AigatewayView):
             workspace_of(request), body.get("deployId"), at=timezone.now()
         )
         return Response({"deployId": deployment.deploy_id, "revoked": True})
+
+
+class LimitsView(AigatewayView):
+    """Limits of the deployment's key, of itself, and of its workspace."""
+
+    serializer_class = LimitsSerializer
+
+    @extend_schema(request=LimitsSerializer, responses=LimitsAnswerSerializer, tags=["aigateway"])
+    def post(self, request: Request) -> Response:
+        """Reads them; with `limits`, sets those of `scope` first. They count within a second."""
+        body = self.read(request)
+        deployment = directory.require_deployed(workspace_of(request), body.get("deployId"))
+        key = keys.current(deployment)
+        if "limits" in body:
+            allowances.change(_subject(body["scope"], deployment, key), body["limits"])
+        scopes = allowances.of_scopes(deployment, key)
+        described = {
+            name: None if values is None else LimitValuesSerializer(values).data
+            for name, values in scopes.items()
+        }
+        return Response({"deployId": deployment.deploy_id, **described})
+
+
+def _subject(scope: str, deployment: Deployment, key: GatewayKey | None) -> allowances.Subject:
+    """Whose limits to set. Raises DataApiError when the deployment has no key to limit."""
+    organization = deployment.workspace.organization
+    if scope == "deployment":
+        return allowances.of_deployment(deployment, organization)
+    if scope == "workspace":
+        return allowances.of_workspace(deployment.workspace, organization)
+    if key is None:
+        message = "The deployment has no key yet. Provision one first, then limit it."
+        raise DataApiError("key_not_found", message, status_code=404)
+    return allowances.of_key(key, organization)
 
 
 class UsageView(AigatewayView):

@@ -10,5 +10,6 @@ urlpatterns = [
     path("aigateway/info", api.InfoView.as_view(), name="aigateway-info"),
     path("aigateway/revoke", api.RevokeView.as_view(), name="aigateway-revoke"),
     path("aigateway/rotate", api.RotateView.as_view(), name="aigateway-rotate"),
+    path("aigateway/limits", api.LimitsView.as_view(), name="aigateway-limits"),
     path("aigateway/usage", api.UsageView.as_view(), name="aigateway-usage"),
 ]

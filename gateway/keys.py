@@ -12,6 +12,7 @@ from datetime import datetime
 from django.db import transaction
 
 from deployments.models import Deployment
+from gateway import allowances
 from gateway.models import GatewayKey
 from orgs import digests, identifiers, vault
 
@@ -85,8 +86,11 @@ def rotate(
 ) -> tuple[GatewayKey, str]:
     """A new key; the one before works until `expires_at`, or not at all when that is None."""
     replaced = GatewayKey.objects.filter(deployment=deployment, revoked_at=None, expires_at=None)
+    replaced_ids = list(replaced.values_list("pk", flat=True))
     if expires_at is None:
         replaced.update(revoked_at=at)
     else:
         replaced.update(expires_at=expires_at)
-    return issue(deployment, at=at)
+    key, text = issue(deployment, at=at)
+    allowances.carry_over(replaced_ids, key)
+    return key, text

@@ -1,8 +1,12 @@
 """Shapes of the `aigateway/*` calls of the data API. Part of gateway/api.py."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rest_framework import serializers
+
+from billing import money
+from gateway import allowances
 
 
 class KeyTargetSerializer(serializers.Serializer[None]):
@@ -34,6 +38,81 @@ class UsageQuerySerializer(KeyTargetSerializer):
         return fields
 
 
+def _refuse_unknown(known: Iterable[str], given: Iterable[str]) -> None:
+    """A misspelt limit must not look as if it were set. Raises ValidationError naming it."""
+    for name in given:
+        if name not in known:
+            names = ", ".join(known)
+            raise serializers.ValidationError({name: f"Unknown. The limits are {names}."})
+
+
+class DollarsField(serializers.Field[int, Any, str, Any]):
+    """A positive amount of dollars as text or whole number; nano-dollars inside."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """Nano-dollars. Raises ValidationError saying what to send."""
+        if isinstance(data, bool) or not isinstance(data, str | int):
+            raise serializers.ValidationError('Send dollars as text, such as "25.00".')
+        try:
+            return allowances.budget_from_dollars(data)
+        except allowances.UnableToReadBudget as error:
+            raise serializers.ValidationError(str(error)) from None
+
+    def to_representation(self, value: int) -> str:
+        """Exact dollars."""
+        return format(money.dollars_from_nanos(value), "f")
+
+
+class LimitValuesSerializer(serializers.Serializer[Any]):
+    """Limits of one scope; null for none. What is left out of a change stays as it is."""
+
+    requestsPerMinute = serializers.IntegerField(
+        source="requests_per_minute",
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=allowances.NUMBER_MAX,
+    )
+    tokensPerMinute = serializers.IntegerField(
+        source="tokens_per_minute",
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=allowances.NUMBER_MAX,
+    )
+    concurrency = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=allowances.NUMBER_MAX
+    )
+    dailyBudgetUsd = DollarsField(source="daily_budget_nanos", required=False, allow_null=True)
+    monthlyBudgetUsd = DollarsField(source="monthly_budget_nanos", required=False, allow_null=True)
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Refuses what is no limit, by name."""
+        if isinstance(data, dict):
+            _refuse_unknown(self.fields, data)
+        return super().to_internal_value(data)
+
+
+class LimitsSerializer(KeyTargetSerializer):
+    """Whose limits to read, and with `limits` to change: one scope's at a time."""
+
+    SCOPES = ("key", "deployment", "workspace")
+
+    scope = serializers.ChoiceField(choices=SCOPES, required=False, default="deployment")
+    limits = LimitValuesSerializer(required=False)
+
+
+class LimitsAnswerSerializer(serializers.Serializer[None]):
+    """Answer of `limits`: what each scope has set, and the lowest of all."""
+
+    deployId = serializers.CharField()
+    key = LimitValuesSerializer(allow_null=True, help_text="null without a key.")
+    deployment = LimitValuesSerializer()
+    workspace = LimitValuesSerializer()
+    organization = LimitValuesSerializer(help_text="Set by its owners, staff or the platform.")
+    effective = LimitValuesSerializer()
+
+
 class ProvisionedSerializer(serializers.Serializer[None]):
     """Answer of `provision` and `rotate`."""
 
@@ -57,7 +136,7 @@ class KeyInfoSerializer(serializers.Serializer[None]):
     baseUrl = serializers.CharField()
     createdAt = serializers.DateTimeField(allow_null=True)
     lastUsedAt = serializers.DateTimeField(allow_null=True)
-    limits = serializers.DictField()
+    limits = LimitValuesSerializer(help_text="The lowest of every scope's.")
 
 
 class RevokedSerializer(serializers.Serializer[None]):

@@ -1,4 +1,4 @@
-"""Console pages of the gateway: where log-in leads, the overview, and the keys of deployments.
+"""Console pages of the gateway: where log-in leads, the overview, keys of deployments, limits.
 
 A page parses, asks the domain once, answers. A key's secret appears only in the answer that made
 it; everything else shows its prefix.
@@ -12,7 +12,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
@@ -20,10 +20,12 @@ from django.views.decorators.http import require_GET, require_POST
 from billing import usage
 from deployments import directory, environment
 from deployments.models import Deployment
-from gateway import catalog, provisioning
+from gateway import allowances, catalog, consumption, forms, provisioning
+from gateway.allowances import ScopeNotFound, Subject
+from gateway.forms import LimitForm
 from gateway.models import GatewayKey
 from orgs import access
-from orgs.context import ConsoleRequest, manager_page, member_page
+from orgs.context import ConsoleRequest, limits_page, manager_page, member_page
 from orgs.models import Organization
 
 OVERVIEW_DAYS = 30
@@ -206,3 +208,55 @@ def key_revoke(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     else:
         messages.success(request, f"Revoked the key of {deploy_id}. Calls with it answer 401 now.")
     return redirect("gateway:key-list", request.organization.slug)
+
+
+@require_GET
+@member_page
+def limit_list(request: ConsoleRequest) -> HttpResponse:
+    """Every scope with its limits and what is used of them."""
+    rows = consumption.of_organization(request.organization, timezone.now())
+    return render(request, "gateway/limit_list.html", {"rows": rows})
+
+
+@require_GET
+@member_page
+def limit_detail(request: ConsoleRequest, scope: str, name: str) -> HttpResponse:
+    """One scope's limits; a form for those who may set them."""
+    subject = _subject(request, scope, name)
+    form = LimitForm(initial=forms.initial(allowances.read(subject)))
+    return _limit_page(request, subject, form)
+
+
+@require_POST
+@limits_page
+def limit_set(request: ConsoleRequest, scope: str, name: str) -> HttpResponse:
+    """Sets all limits of one scope; they count within a second."""
+    subject = _subject(request, scope, name)
+    form = LimitForm(request.POST)
+    if not form.is_valid():
+        return _limit_page(request, subject, form, status=400)
+    allowances.change(subject, form.values())
+    messages.success(request, f"Saved the limits of {subject.label}. They count within a second.")
+    return redirect("gateway:limit-list", request.organization.slug)
+
+
+def _subject(request: ConsoleRequest, scope: str, name: str) -> Subject:
+    """The organization's own scope of this name. Raises Http404; staff's are not set here."""
+    try:
+        if scope == "staff":
+            raise ScopeNotFound
+        return allowances.find(request.organization, scope.upper(), name)
+    except ScopeNotFound:
+        raise Http404 from None
+
+
+def _limit_page(
+    request: ConsoleRequest, subject: Subject, form: LimitForm, status: int = 200
+) -> HttpResponse:
+    context = {
+        "subject": subject,
+        "scope": subject.scope.lower(),
+        "gauges": consumption.of_subject(subject, timezone.now()),
+        "form": form,
+    }
+    return render(request, "gateway/limit_detail.html", context, status=status)

@@ -10,6 +10,7 @@ from orgs.models import Membership, Organization, User
 Role = Membership.Role
 MAY_MANAGE = frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})
 MAY_SEE_SECRETS = MAY_MANAGE
+MAY_SET_LIMITS = frozenset({Role.OWNER, Role.ADMIN})
 MAY_BILL = frozenset({Role.OWNER, Role.ADMIN, Role.BILLING})
 
 

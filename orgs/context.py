@@ -55,10 +55,18 @@ def member_page(page: Page[Arguments]) -> RoutedPage:
 
 def manager_page(page: Page[Arguments]) -> RoutedPage:
     """Like `member_page`, for what changes something: viewers and billing people get 403."""
+    return _page_for(access.MAY_MANAGE, page)
 
+
+def limits_page(page: Page[Arguments]) -> RoutedPage:
+    """Like `member_page`, for what sets limits or where their alerts go: owners and admins."""
+    return _page_for(access.MAY_SET_LIMITS, page)
+
+
+def _page_for(roles: frozenset[str], page: Page[Arguments]) -> RoutedPage:
     @wraps(page)
     def managed(request: ConsoleRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if request.membership.role not in access.MAY_MANAGE:
+        if request.membership.role not in roles:
             raise PermissionDenied
         return page(request, *args, **kwargs)
 
@@ -66,11 +74,12 @@ def manager_page(page: Page[Arguments]) -> RoutedPage:
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """`organization`, `membership`, `memberships`, `may_manage` when a console page set them."""
+    """`organization`, `memberships`, what the member may do: when a console page set them."""
     membership = getattr(request, "membership", None)
     return {
         "membership": membership,
         "organization": membership.organization if membership else None,
         "memberships": getattr(request, "memberships", []),
         "may_manage": membership is not None and membership.role in access.MAY_MANAGE,
+        "may_set_limits": membership is not None and membership.role in access.MAY_SET_LIMITS,
     }

@@ -32,7 +32,7 @@ from billing.pricing import Usage
 from deployments import deploying, environment, logs
 from deployments.models import EnvironmentVariable, Upload
 from gateway import credentials, provisioning
-from gateway.models import GatewayKey, ModelRoute, ProviderCredential
+from gateway.models import GatewayKey, Limit, ModelRoute, ProviderCredential
 from orgs import tokens
 from orgs.models import Organization, User, Workspace, WorkspaceToken
 from tests import factories
@@ -58,6 +58,7 @@ OURS = {
     "EnvironmentVariable",
     "LogEntry",
     "GatewayKey",
+    "Limit",
     "ModelRoute",
     "PriceVersion",
     "ProviderCredential",
@@ -112,6 +113,9 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
     deploying.issue_upload(deployment)
     logs.append(deployment.pk, function_name="f", request_id="r", message="line", at=timezone.now())
     factories.make_route()
+    Limit.objects.create(
+        organization=organization, scope="STAFF", scope_id=organization.pk, concurrency=5
+    )
     OrganizationTerms.objects.create(organization=organization, margin_basis_points=250)
     factories.make_credit(organization=organization)
     factories.make_call(
