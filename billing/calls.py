@@ -7,11 +7,12 @@ import itertools
 import json
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from billing import pricing, rows
+from billing.models import UsageRecord
 
 _epoch = 0
 _counter = itertools.count()
@@ -53,6 +54,13 @@ class Opening:
     margin_basis_points: int
     hold_nanos: int
     started_at: datetime
+    # What is charged for when the provider reports nothing; see `usage_at_end`.
+    input_tokens_estimate: int = 0
+    output_tokens_max: int = 0
+    # What a stream must hold at least (its input), and for every further OUTPUT_SLICE_TOKENS of
+    # output, when there is too little credit for its worst case. 0: it cannot be sliced.
+    input_nanos: int = 0
+    slice_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,42 @@ def cost_nanos(opening: Opening, ending: Ending) -> int:
     """What the call costs: the price of whoever served it, and the caller's margin."""
     price = (ending.served or opening).price
     return pricing.cost_nanos(price, ending.usage, opening.margin_basis_points)
+
+
+OUTPUT_SLICE_TOKENS = 2048
+
+
+def usage_at_end(
+    reported: pricing.Usage | None,
+    *,
+    pieces_relayed: int,
+    opening: Opening,
+    is_whole: bool,
+) -> tuple[pricing.Usage, str]:
+    """What a call that has ended used, and how that is known (UsageRecord.Source).
+
+    The provider's final report counts as it is, an explicit zero included. A report from before
+    the end (Anthropic's first message says one token) counts at least what was relayed. Without a
+    report it is estimated: the input's estimate, and one token for each piece relayed, never more
+    than was asked for, so never more than was generated; a report with numbers that can be no
+    counts keeps the others. A call that brought nothing costs nothing.
+    """
+    relayed = min(pieces_relayed, opening.output_tokens_max)
+    if reported is not None and not reported.is_doubtful:
+        if is_whole:
+            return reported, UsageRecord.Source.PROVIDER.value
+        used = replace(reported, output=max(reported.output, relayed))
+        return used, UsageRecord.Source.PROVIDER_PARTIAL.value
+    if not pieces_relayed and not is_whole:
+        return pricing.Usage(), UsageRecord.Source.NONE.value
+    told = reported or pricing.Usage()
+    estimate = replace(
+        told,
+        input=told.input if told.whole_input else opening.input_tokens_estimate,
+        output=max(told.output, relayed),
+        is_doubtful=False,
+    )
+    return estimate, UsageRecord.Source.ESTIMATED.value
 
 
 USAGE_COLUMNS = (

@@ -7,25 +7,22 @@ deadlock. The database is the referee (constraints and triggers); its refusals b
 here, by constraint name, and no other module sees an IntegrityError.
 
 Whatever gives credit first pays what the organization owes (`collect_overage`); whatever takes it
-tells `billing.grants`, which knows the promotional part. Calls are written in batches
-(`commit_batch`), because one transaction per call costs more than the call. Must not know what a
-call, a model, a price or a payment provider is.
+tells `billing.grants`, which knows the promotional part. Usage is posted for many calls at once
+(billing/postings.py, billing/charges.py). Must not know what a call, a model, a price or a payment
+provider is.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
 
-from billing import grants, rows
+from billing import grants
 from billing.models import LedgerAccount, Transfer
 from billing.money import NANOS_PER_DOLLAR
-from orgs.identifiers import ALPHABET
 from orgs.models import Organization, User
 
 Kind = LedgerAccount.Kind
@@ -108,22 +105,10 @@ class Settlement:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchOutcome:
-    """What became of a batch, in the order it was given.
-
-    `settled[i]`: id of the transfer that charged the cost, None when it was 0.
-    `held[i]`: id of the hold, or the refusal.
-    """
-
-    settled: list[int | None]
-    held: list[int | UnableToHold]
-
-
 # --- Accounts and balances ---------------------------------------------------------------------
 def open_accounts(organization: Organization) -> dict[str, LedgerAccount]:
     """The organization's accounts by kind; missing ones are made. Only CREDITS has a floor."""
-    return _open_accounts(organization.pk)
+    return open_accounts_of(organization.pk)
 
 
 def balance(organization: Organization) -> Balance:
@@ -134,7 +119,8 @@ def balance(organization: Organization) -> Balance:
     return Balance(account.posted_nanos, account.debits_pending_nanos, account.available_nanos)
 
 
-def _open_accounts(organization_id: int) -> dict[str, LedgerAccount]:
+def open_accounts_of(organization_id: int) -> dict[str, LedgerAccount]:
+    """See `open_accounts`."""
     accounts = _accounts(organization_id)
     if len(accounts) < len(Kind):
         LedgerAccount.objects.bulk_create(
@@ -352,7 +338,7 @@ def collect_overage(organization_id: int, *, at: datetime) -> Transfer | None:
         amount = min(owed, credit.available_nanos)
         if amount <= 0:
             return None
-        accounts = _open_accounts(organization_id)
+        accounts = open_accounts_of(organization_id)
         paid_before = accounts[Kind.OVERAGE_RECEIVABLE].credits_posted_nanos
         return _post(
             _Entry(
@@ -387,7 +373,7 @@ def lock_credit(organization_id: int) -> LedgerAccount:
 
     Every movement of credit takes this lock first, so that whoever holds it decides alone.
     """
-    accounts = _open_accounts(organization_id)
+    accounts = open_accounts_of(organization_id)
     return LedgerAccount.objects.select_for_update(no_key=True).get(pk=accounts[Kind.CREDITS].pk)
 
 
@@ -414,7 +400,7 @@ class _Entry:
         terms = [self.terms] if self.terms else []
         if self.phase != Phase.POSTED:
             terms += [self.phase, str(self.pending.pk) if self.pending else ""]
-        return _fingerprint(
+        return fingerprint_of(
             self.debit, self.credit, self.amount_nanos, self.code, self.reason, *terms
         )
 
@@ -439,7 +425,7 @@ def _post(entry: _Entry, *, also: Callable[[Transfer], object] | None = None) ->
     first = _replayed(entry)
     if first is not None:
         return first
-    accounts = _open_accounts(entry.organization_id)
+    accounts = open_accounts_of(entry.organization_id)
     try:
         with transaction.atomic():
             transfer = _write(entry, accounts)
@@ -642,354 +628,13 @@ def open_holds() -> QuerySet[Transfer]:
     )
 
 
-def open_holds_of_calls() -> QuerySet[Transfer]:
-    """Open holds that a call may have left behind. A refund's ends with the provider's answer."""
-    return open_holds().filter(code=Code.USAGE)
-
-
-def hold_many(holds: Sequence[Hold]) -> list[int | UnableToHold]:
-    """Reserve for each in turn: its id, or its refusal, which does not stop the others."""
-    return commit_batch(holds=holds).held
-
-
-def settle_many(settlements: Sequence[Settlement]) -> list[int | None]:
-    """End many holds: all of them, or none and IntegrityError's domain form (see `settle`)."""
-    return commit_batch(settlements=settlements).settled
-
-
-def commit_batch(
-    *,
-    settlements: Sequence[Settlement] = (),
-    holds: Sequence[Hold] = (),
-    is_retry: bool = False,
-    also: Callable[[BatchOutcome], None] | None = None,
-) -> BatchOutcome:
-    """Write settlements, then holds (so they may use what was returned), in one transaction.
-
-    `also(outcome)` runs inside that transaction, for what must be written with the transfers.
-
-    With `is_retry`, intentions that an earlier try committed are recognized by their keys and not
-    written again; without it they are refused as a whole, which tells the caller to retry.
-    All settlements or none. Raises AlreadySettled, KeyReused.
-    """
-    try:
-        with transaction.atomic():
-            outcome = _Batch(settlements, holds, is_retry=is_retry).commit()
-            if also is not None:
-                also(outcome)
-            return outcome
-    except IntegrityError as error:
-        constraint = _constraint_of(error)
-        if constraint == "billing_transfer_resolved_once":
-            raise AlreadySettled("The hold was settled or released before.") from error
-        if constraint == "billing_transfer_once_per_key":
-            raise KeyReused("An idempotency key was used before.") from error
-        raise
-
-
-TRANSFER_COLUMNS = (
-    "organization_id",
-    "public_id",
-    "debit_account_id",
-    "credit_account_id",
-    "amount_nanos",
-    "phase",
-    "pending_transfer_id",
-    "code",
-    "idempotency_key",
-    "fingerprint",
-    "reason",
-    "created_by_id",
-    "created_at",
-    "expires_at",
-)
-BATCH_KINDS = (Kind.CREDITS.value, Kind.USAGE_REVENUE.value, Kind.OVERAGE_RECEIVABLE.value)
-# Plain strings: an enum member costs the database driver a slow path for every value.
-PENDING, POST_PENDING = Phase.PENDING.value, Phase.POST_PENDING.value
-VOID_PENDING, POSTED = Phase.VOID_PENDING.value, Phase.POSTED.value
-USAGE = Code.USAGE.value
-_LETTERS = bytes(ord(ALPHABET[number % len(ALPHABET)]) for number in range(256))
-
-
-@dataclass(slots=True)
-class _Purse:
-    """One organization's account ids, and its credit: as locked, then as this batch leaves it."""
-
-    credits: int
-    revenue: int
-    overage: int
-    available_nanos: int
-    held_nanos: int
-
-
-class _Batch:
-    """One transaction's worth of settlements and holds; used once, inside `atomic`."""
-
-    def __init__(
-        self, settlements: Sequence[Settlement], holds: Sequence[Hold], *, is_retry: bool
-    ) -> None:
-        self.settlements = settlements
-        self.holds = holds
-        self.items: list[Hold | Settlement] = [*settlements, *holds]
-        self.purses: dict[int, _Purse] = {}
-        # Account id -> added to debits pending, debits posted, credits pending, credits posted.
-        self.deltas: dict[int, list[int]] = {}
-        self.transfers: list[list[Any]] = []
-        self.ids: dict[tuple[int, str], int] = {}
-        # Settlements of this try, each with what it took from CREDITS.
-        self.charged: list[tuple[Settlement, int]] = []
-        self.is_retry = is_retry
-
-    def commit(self) -> BatchOutcome:
-        """Lock, decide, insert, count."""
-        self._lock_purses()
-        earlier = self._earlier() if self.is_retry else {}
-        for settlement in self.settlements:
-            self._add_settlement(settlement, earlier)
-        refusals = {
-            index: refusal
-            for index, intention in enumerate(self.holds)
-            if (refusal := self._add_hold(intention, earlier)) is not None
-        }
-        self._insert()
-        self._count()
-        self._consume_lots()
-        return BatchOutcome(
-            settled=[self._charged(settlement) for settlement in self.settlements],
-            held=[
-                refusals.get(index)
-                or self.ids[intention.organization_id, intention.idempotency_key]
-                for index, intention in enumerate(self.holds)
-            ],
-        )
-
-    def _lock_purses(self) -> None:
-        """Lock the accounts of every organization here, in primary-key order, and read credit."""
-        wanted = {item.organization_id for item in self.items}
-        found = self._select_accounts(wanted)
-        owing = {item.organization_id for item in self.settlements}
-        if missing := owing - found.keys():
-            for organization_id in missing:
-                _open_accounts(organization_id)
-            found = self._select_accounts(wanted)
-        for organization_id, kinds in found.items():
-            credit, revenue, overage = (kinds[kind] for kind in BATCH_KINDS)
-            self.purses[organization_id] = _Purse(
-                credit[0], revenue[0], overage[0], credit[1], credit[2]
-            )
-
-    def _select_accounts(
-        self, organization_ids: set[int]
-    ) -> dict[int, dict[str, tuple[int, int, int]]]:
-        """Organization -> kind -> (account id, available, held)."""
-        # SQLite's write transactions are alone from BEGIN IMMEDIATE on and need no row locks.
-        # NO KEY: inserting a transfer takes a key share of its accounts, which must not wait.
-        lock = "FOR NO KEY UPDATE" if connection.features.has_select_for_update else ""
-        statement = (
-            "SELECT organization_id, kind, id,"  # noqa: S608 - only placeholders are put in
-            " credits_posted_nanos - debits_posted_nanos - debits_pending_nanos,"
-            " debits_pending_nanos"
-            " FROM billing_ledgeraccount"
-            f" WHERE organization_id IN ({rows.placeholders(organization_ids)})"
-            f" AND kind IN (%s,%s,%s) ORDER BY id {lock}"
-        )
-        found: dict[int, dict[str, tuple[int, int, int]]] = {}
-        with connection.cursor() as cursor:
-            cursor.execute(statement, [*organization_ids, *BATCH_KINDS])
-            for organization_id, kind, pk, available, held in cursor.fetchall():
-                found.setdefault(organization_id, {})[kind] = (pk, available, held)
-        return found
-
-    def _earlier(self) -> dict[tuple[int, str], str]:
-        """Fingerprints of this batch's transfers that already exist; their ids are remembered."""
-        wanted = {
-            (item.organization_id, key)
-            for item in self.items
-            for key in (item.idempotency_key, _overage_key(item.idempotency_key))
-        }
-        found = Transfer.objects.filter(
-            organization_id__in={organization_id for organization_id, _ in wanted},
-            idempotency_key__in={key for _, key in wanted},
-        ).values_list("organization_id", "idempotency_key", "pk", "fingerprint")
-        earlier = {}
-        for organization_id, key, pk, fingerprint in found:
-            self.ids[organization_id, key] = pk
-            earlier[organization_id, key] = fingerprint
-        return earlier
-
-    def _add_settlement(self, item: Settlement, earlier: dict[tuple[int, str], str]) -> None:
-        """Post at most what is held; owe the rest; void when nothing was used."""
-        purse = self.purses[item.organization_id]
-        posted = 0
-        if item.hold_id is not None:
-            posted = min(item.cost_nanos, item.held_nanos)
-            is_new = self._add_transfer(
-                item,
-                purse.credits,
-                purse.revenue,
-                posted or item.held_nanos,
-                earlier,
-                phase=POST_PENDING if posted else VOID_PENDING,
-                pending_id=item.hold_id,
-            )
-            if is_new:
-                self._change(purse.credits, debits_pending=-item.held_nanos, debits_posted=posted)
-                self._change(purse.revenue, credits_pending=-item.held_nanos, credits_posted=posted)
-                purse.held_nanos -= item.held_nanos
-                purse.available_nanos += item.held_nanos - posted
-                if posted:
-                    self.charged.append((item, posted))
-        over = item.cost_nanos - posted
-        if over and self._add_transfer(
-            item,
-            purse.overage,
-            purse.revenue,
-            over,
-            earlier,
-            phase=POSTED,
-            key=_overage_key(item.idempotency_key),
-        ):
-            self._change(purse.overage, debits_posted=over)
-            self._change(purse.revenue, credits_posted=over)
-
-    def _add_hold(self, item: Hold, earlier: dict[tuple[int, str], str]) -> UnableToHold | None:
-        """Reserve if the credit is there, counting what this batch has reserved before."""
-        purse = self.purses.get(item.organization_id)
-        is_new = (item.organization_id, item.idempotency_key) not in earlier
-        if purse is None or (is_new and purse.available_nanos < item.amount_nanos):
-            return UnableToHold(
-                available_nanos=purse.available_nanos if purse else 0,
-                held_nanos=purse.held_nanos if purse else 0,
-                needed_nanos=item.amount_nanos,
-            )
-        if self._add_transfer(
-            item,
-            purse.credits,
-            purse.revenue,
-            item.amount_nanos,
-            earlier,
-            phase=PENDING,
-            expires_at=item.expires_at,
-        ):
-            self._change(purse.credits, debits_pending=item.amount_nanos)
-            self._change(purse.revenue, credits_pending=item.amount_nanos)
-            purse.available_nanos -= item.amount_nanos
-            purse.held_nanos += item.amount_nanos
-        return None
-
-    def _add_transfer(
-        self,
-        item: Hold | Settlement,
-        debit: int,
-        credit: int,
-        amount: int,
-        earlier: dict[tuple[int, str], str],
-        *,
-        phase: str,
-        pending_id: int | None = None,
-        key: str = "",
-        expires_at: datetime | None = None,
-    ) -> bool:
-        """Put a transfer into the batch; False when an earlier try has written it already."""
-        key = key or item.idempotency_key
-        fingerprint = _fingerprint(debit, credit, amount, phase, pending_id or "")
-        first = earlier.get((item.organization_id, key))
-        if first is not None:
-            if first != fingerprint:
-                raise KeyReused(f"The key {key!r} was used for another transfer.")
-            return False
-        self.transfers.append(
-            [
-                item.organization_id, "", debit, credit, amount, phase, pending_id, USAGE, key,
-                fingerprint, getattr(item, "reason", ""), None,
-                rows.datetime_for(item.created_at),
-                None if expires_at is None else rows.datetime_for(expires_at),
-            ]
-        )  # fmt: skip
-        return True
-
-    def _change(
-        self,
-        account_id: int,
-        *,
-        debits_pending: int = 0,
-        debits_posted: int = 0,
-        credits_pending: int = 0,
-        credits_posted: int = 0,
-    ) -> None:
-        delta = self.deltas.setdefault(account_id, [0, 0, 0, 0])
-        delta[0] += debits_pending
-        delta[1] += debits_posted
-        delta[2] += credits_pending
-        delta[3] += credits_posted
-
-    def _insert(self) -> None:
-        if not self.transfers:
-            return
-        for transfer, public_id in zip(
-            self.transfers, _transfer_ids(len(self.transfers)), strict=True
-        ):
-            transfer[1] = public_id
-        for pk, organization_id, key in rows.insert(
-            "billing_transfer",
-            TRANSFER_COLUMNS,
-            self.transfers,
-            suffix="RETURNING id, organization_id, idempotency_key",
-        ):
-            self.ids[organization_id, key] = pk
-
-    def _count(self) -> None:
-        """Add the deltas to the counters in one statement; every row of it is locked by us."""
-        if not self.deltas:
-            return
-        values = ",".join(["(%s,%s,%s,%s,%s)"] * len(self.deltas))
-        statement = (
-            "UPDATE billing_ledgeraccount AS account SET"  # noqa: S608 - only placeholders
-            " debits_pending_nanos = account.debits_pending_nanos + delta.column2,"
-            " debits_posted_nanos = account.debits_posted_nanos + delta.column3,"
-            " credits_pending_nanos = account.credits_pending_nanos + delta.column4,"
-            " credits_posted_nanos = account.credits_posted_nanos + delta.column5"
-            f" FROM (VALUES {values}) AS delta"
-            " WHERE account.id = delta.column1"
-        )
-        parameters = [value for pk in sorted(self.deltas) for value in (pk, *self.deltas[pk])]
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
-
-    def _consume_lots(self) -> None:
-        """Promotional credit pays first."""
-        grants.consume(
-            [
-                grants.Charge(
-                    item.organization_id,
-                    self.ids[item.organization_id, item.idempotency_key],
-                    posted,
-                    item.created_at,
-                )
-                for item, posted in self.charged
-            ]
-        )
-
-    def _charged(self, item: Settlement) -> int | None:
-        if not item.cost_nanos:
-            return None
-        owner, key = item.organization_id, item.idempotency_key
-        return self.ids.get((owner, key)) or self.ids[owner, _overage_key(key)]
-
-
 def _overage_key(key: str) -> str:
     return f"{key}:over"
 
 
-def _fingerprint(*arguments: object) -> str:
+def fingerprint_of(*arguments: object) -> str:
     """Tells a retry of an intention from another one under the same key."""
     return hashlib.sha256("\x1f".join(map(str, arguments)).encode()).hexdigest()
-
-
-def _transfer_ids(count: int) -> list[str]:
-    """Public ids for a batch; one read of randomness for all (the ids are unique, not secret)."""
-    letters = os.urandom(16 * count).translate(_LETTERS).decode()
-    return [f"tr_{letters[start : start + 16]}" for start in range(0, 16 * count, 16)]
 
 
 # SQLite names columns, not the unique constraint, in its message.

@@ -5,7 +5,7 @@ there are. Must not know Django: the hot path calls this. Why not micro-dollars:
 million tokens is 0.15 micro-dollars a token, so the scale must be finer than a token's price.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -85,6 +85,16 @@ class Usage:
     def counts(self) -> tuple[int, ...]:
         """The tokens of each bucket, in the order of BUCKETS."""
         return _counts(self)
+
+
+# What a call's record keeps of its usage, in the order of Usage's fields.
+RECORDED = (*BUCKETS, "reasoning")
+
+
+def recorded(counts: Iterable[int], *, is_doubtful: bool = False) -> Usage:
+    """The usage whose RECORDED counts these are. Raises ValueError unless there is one of each."""
+    named: dict[str, Any] = dict(zip(RECORDED, counts, strict=True))
+    return Usage(**named, is_doubtful=is_doubtful)
 
 
 _counts: "attrgetter[tuple[int, ...]]" = attrgetter(*BUCKETS)

@@ -30,6 +30,23 @@ def insert(
         return cursor.fetchall() if "RETURNING" in suffix else []
 
 
+def copy(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Add many rows, by COPY on PostgreSQL. Raises IntegrityError, DataError: none is added."""
+    if not rows:
+        return
+    if connection.vendor != "postgresql":
+        insert(table, columns, rows)
+        return
+    statement = f"COPY {table} ({','.join(columns)}) FROM STDIN"
+    with (
+        connection.cursor() as cursor,
+        connection.wrap_database_errors,
+        cursor.copy(statement) as stream,
+    ):
+        for values in rows:
+            stream.write_row(values)
+
+
 def placeholders(values: Iterable[object]) -> str:
     """`%s,%s,%s` for an `IN (...)` list of these values."""
     return ",".join("%s" for _ in values)

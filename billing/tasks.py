@@ -18,10 +18,10 @@ from billing import (
 )
 
 
-@shared_task(name="billing.release_expired_holds")
-def release_expired_holds(**_: Any) -> int:
-    """Give back what calls of dead processes still hold; how many holds."""
-    return metering.release_expired_holds(timezone.now())
+@shared_task(name="billing.reclaim_leases")
+def reclaim_leases(**_: Any) -> list[str]:
+    """Take back the credit of hosts that have vanished; the names of their journals."""
+    return metering.reclaim_leases(timezone.now())
 
 
 @shared_task(name="billing.expire_grants")

@@ -14,7 +14,7 @@ app = Celery("aigateway")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
-    "release-expired-holds": {"task": "billing.release_expired_holds", "schedule": 60.0},
+    "reclaim-leases": {"task": "billing.reclaim_leases", "schedule": 300.0},
     "expire-grants": {"task": "billing.expire_grants", "schedule": 60.0},
     "collect-overage": {"task": "billing.collect_overage", "schedule": 300.0},
     "close-statements": {"task": "billing.close_statements", "schedule": 3600.0},

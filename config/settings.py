@@ -148,6 +148,16 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600} if REDIS_URL else {}
 
+# --- Metering: journals of calls -------------------------------------------------------------
+# On a local disk, one directory below it for each serving process. See docs/configuration.md.
+JOURNAL_DIR = Path(env.text("JOURNAL_DIR", str(DATA_DIR / "journal"))).resolve()
+JOURNAL_SEGMENT_BYTES = env.integer("JOURNAL_SEGMENT_BYTES", 16 * 1024 * 1024)
+JOURNAL_SLOTS = env.integer("JOURNAL_SLOTS", 4096)  # calls in flight in one process
+# What an answer's end waits for: fsync, write or database.
+BILLING_BARRIER = env.text("BILLING_BARRIER", "fsync")
+# Who books journals: threads of the web process, or `manage.py ingest_usage` (one per host).
+INGEST_IN_WEB = env.flag("INGEST_IN_WEB", default=EMBEDDED)
+
 # --- People and log-in -----------------------------------------------------------------------
 AUTH_USER_MODEL = "orgs.User"
 AUTHENTICATION_BACKENDS = [

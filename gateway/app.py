@@ -5,6 +5,7 @@ times the CPU (see docs/adr/0003). Must know no wire format and no price.
 """
 
 import re
+import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -80,7 +81,7 @@ class GatewayApp:
 
     async def start(self) -> None:
         """Open connections and start metering, in the loop that will serve."""
-        meter = metering.Meter()
+        meter = metering.Meter(on_failure=_end_process)
         await meter.start()
         connections = Connections(Limits(**settings.PROVIDER_SECONDS_MAX))
         snapshot = Snapshot()
@@ -113,6 +114,11 @@ class GatewayApp:
         except Exception:
             log.exception("the gateway failed", request_id=exchange.request_id)
             await _send_refusal(exchange, refusals.internal(exchange.request_id))
+
+
+def _end_process() -> None:
+    """Metering can promise nothing any more: stop as after SIGTERM; the supervisor starts anew."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _handler_for(exchange: Exchange) -> Handler:

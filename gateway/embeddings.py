@@ -103,7 +103,6 @@ async def serve_embeddings(exchange: Exchange, services: Services, call_id: uuid
         call=call,
         admission=admission,
         reply=Reply(call_id.hex, int(time.time()), body),
-        input_tokens_estimate=demand.input_tokens,
         began_at=began_at,
     )
     try:
@@ -156,5 +155,5 @@ def _read_usage(run: Run, raw: bytes) -> None:
         raise UnreadableAnswer("The answer is not JSON.") from error
     if not isinstance(body, dict) or not isinstance(body.get("data"), list):
         raise UnreadableAnswer("The answer has no embeddings.")
-    run.usage = UPSTREAM_DIALECTS[WIRE].read_usage(body)
+    run.report(UPSTREAM_DIALECTS[WIRE].read_usage(body))
     run.model_served = str(body.get("model") or "")

@@ -20,6 +20,7 @@ import structlog
 from django.conf import settings
 
 from billing import metering, pricing
+from billing.calls import OUTPUT_SLICE_TOKENS
 from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
 from billing.pricing import Usage
@@ -98,13 +99,12 @@ class Run:
     call: Call
     admission: Admission
     reply: Reply
-    input_tokens_estimate: int
     began_at: float
     status: str = Status.UPSTREAM_ERROR
     http_status: int = 502
     error_code: str = ""
-    usage: Usage | None = None
     relayed_tokens: int = 0
+    reported_output: int = 0
     model_served: str = ""
     upstream_request_id: str = ""
     first_token_at: float | None = None
@@ -123,31 +123,22 @@ class Run:
         """From now on this candidate serves the call, also if the process must stop."""
         self.candidate = candidate
         self.attempt_began_at = time.monotonic()
-        self.call.served = self._served()
+        self.call.serve(self._served())
 
     def relay(self, tokens: int) -> None:
-        """Count what is about to be forwarded, before it is."""
+        """Count what is about to be forwarded, before it is. Raises Refusal: credit has run out."""
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.relayed_tokens += tokens
-        self.call.progress(self.known_usage())
+        if not self.call.relay(max(self.relayed_tokens, self.reported_output)):
+            self.finish(Status.CREDIT_CUT, 429, "insufficient_quota")
+            raise refusals.out_of_credit(top_up_url(self.caller))
 
-    def known_usage(self) -> Usage:
-        """What the provider reported, else an estimate, never above what was asked for.
-
-        A report with numbers that can be no counts keeps the others; what they leave unknown is
-        estimated. One far above the model's limits is not believed at all.
-        """
-        reported = self.usage
-        if reported is None or not self._is_believable(reported):
-            return Usage(input=self.input_tokens_estimate, output=self._relayed())
-        if not reported.is_doubtful:
-            return reported
-        return replace(
-            reported,
-            input=reported.input if reported.whole_input else self.input_tokens_estimate,
-            output=max(reported.output, self._relayed()),
-        )
+    def report(self, usage: Usage | None) -> None:
+        """What the provider says was used so far, if it has said anything to be believed."""
+        if usage is not None and self._is_believable(usage):
+            self.reported_output = usage.output
+            self.call.report(usage)
 
     def _is_believable(self, reported: Usage) -> bool:
         candidate, inspection = self.candidate, self.inspection
@@ -157,11 +148,6 @@ class Run:
             reported.whole_input <= input_max * UNBELIEVABLE_FACTOR
             and reported.whole_output <= output_max * UNBELIEVABLE_FACTOR
         )
-
-    def _relayed(self) -> int:
-        """Pieces of output relayed, at most the tokens that were asked for."""
-        limit = self.inspection.output_tokens_max or self.candidate.output_tokens_max
-        return min(self.relayed_tokens, limit * self.inspection.choices)
 
     def finish(self, status: str, http_status: int, error_code: str = "") -> None:
         """Name the ending."""
@@ -177,18 +163,7 @@ class Run:
     def ending(self) -> Ending:
         """The record's figures. A provider that reported nothing and sent nothing bills nothing."""
         is_whole = self.status == Status.FINISHED
-        usage = self.known_usage()
-        is_believed = usage is self.usage
-        if is_believed and is_whole:
-            source = Source.PROVIDER
-        elif is_believed:
-            # Reported early (Anthropic's first message says one token): what was relayed counts.
-            usage = replace(usage, output=max(usage.output, self._relayed()))
-            source = Source.PROVIDER_PARTIAL
-        elif self.relayed_tokens or is_whole:
-            source = Source.ESTIMATED
-        else:
-            usage, source = Usage(), Source.NONE
+        usage, source = self.call.usage(is_whole=is_whole)
         first = self.first_token_at
         return Ending(
             status=self.status,
@@ -214,17 +189,20 @@ class Run:
     async def settle(self) -> None:
         """Settle, and wait until it is durable. Returns at once the second time.
 
-        The wait is bounded: with the database away the client gets its end, and the settlement
-        stays queued. It is shielded: a cancelled request still settles.
+        The wait is bounded; what is awaited is only that the settlement becomes durable: it is
+        written when the wait begins, and a cancelled request has settled, too.
         """
         ending = self.ending()
         self.admission.end(ending)
+        durable = self.call.settle(ending)
+        if durable.done() and durable.exception() is None:
+            return
         try:
             async with asyncio.timeout(SETTLE_SECONDS_MAX):
-                await asyncio.shield(self.call.settle(ending))
+                await durable
         except TimeoutError:
             log.error("settlement is late", request_id=self.call.opening.request_id)
-        except (metering.UnableToSettle, metering.BillingUnavailable):
+        except metering.UnableToSettle:
             # Metering has logged the record it could not keep; the client still gets its end.
             log.exception("settlement failed", request_id=self.call.opening.request_id)
 
@@ -261,7 +239,6 @@ async def serve_generation(
         call=call,
         admission=admission,
         reply=Reply(call_id.hex, int(time.time()), body),
-        input_tokens_estimate=demand.input_tokens,
         began_at=began_at,
     )
     try:
@@ -342,6 +319,19 @@ def open_call(
     """The call as metering knows it: held for the dearest of the candidates that may serve it."""
     first = candidates[0]
     assert first.price is not None  # routing refuses unpriced models  # noqa: S101
+    inputs = [_input_tokens_max(row, inspection, size) for row in candidates]
+    outputs = [_output_tokens_max(row, inspection) for row in candidates]
+    nothing, one_slice = [0] * len(candidates), [OUTPUT_SLICE_TOKENS] * len(candidates)
+
+    def dearest(input_tokens: list[int], output_tokens: list[int]) -> int:
+        return max(
+            _worst_case(row, input_max, output_max, caller.margin_basis_points)
+            for row, input_max, output_max in zip(
+                candidates, input_tokens, output_tokens, strict=True
+            )
+        )
+
+    is_stream = inspection.is_stream
     return Opening(
         call_id=call_id,
         organization_id=caller.organization_id,
@@ -357,24 +347,36 @@ def open_call(
         upstream_model=first.upstream_name,
         price=first.price,
         margin_basis_points=caller.margin_basis_points,
-        hold_nanos=max(
-            _worst_case(row, inspection, size, caller.margin_basis_points) for row in candidates
-        ),
+        hold_nanos=dearest(inputs, outputs),
         started_at=datetime.now(UTC),
+        input_tokens_estimate=size.tokens_estimate(),
+        output_tokens_max=max(outputs),
+        input_nanos=dearest(inputs, nothing) if is_stream else 0,
+        slice_nanos=dearest(nothing, one_slice) if is_stream else 0,
     )
 
 
-def _worst_case(
-    candidate: Candidate, inspection: Inspection, size: PromptSize, margin_basis_points: int
-) -> int:
-    """The most the call can cost with this candidate, in nano-dollars, at least one."""
-    assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
-    asked = inspection.output_tokens_max or candidate.output_tokens_max
+def _input_tokens_max(candidate: Candidate, inspection: Inspection, size: PromptSize) -> int:
+    """The most tokens the prompt can be with this candidate, over all inputs."""
     window = candidate.context_tokens_max * inspection.inputs
+    return size.tokens_max(candidate.provider, candidate.upstream_name, window)
+
+
+def _output_tokens_max(candidate: Candidate, inspection: Inspection) -> int:
+    """The most tokens this candidate may write for the call, over all choices."""
+    asked = inspection.output_tokens_max or candidate.output_tokens_max
+    return min(asked, candidate.output_tokens_max) * inspection.choices
+
+
+def _worst_case(
+    candidate: Candidate, input_tokens_max: int, output_tokens_max: int, margin_basis_points: int
+) -> int:
+    """The most so many tokens can cost with this candidate, in nano-dollars, at least one."""
+    assert candidate.price is not None  # routing refuses unpriced models  # noqa: S101
     nanos = pricing.worst_case_nanos(
         candidate.price,
-        input_tokens_max=size.tokens_max(candidate.provider, candidate.upstream_name, window),
-        output_tokens_max=min(asked, candidate.output_tokens_max) * inspection.choices,
+        input_tokens_max=input_tokens_max,
+        output_tokens_max=output_tokens_max,
         margin_basis_points=margin_basis_points,
     )
     return max(nanos, 1)
@@ -393,15 +395,19 @@ async def admit_and_hold(
         raise
 
 
+def top_up_url(caller: Caller) -> str:
+    """Where people of the caller's organization add credit."""
+    return f"{settings.PUBLIC_URL}/console/{caller.organization_slug}/"
+
+
 async def hold(meter: Meter, caller: Caller, opening: Opening) -> Call:
     """Hold the call's worst case. Raises Refusal when there is no credit or no ledger."""
     try:
         return await meter.open(opening)
     except metering.UnableToHold as refused:
-        top_up_url = f"{settings.PUBLIC_URL}/console/{caller.organization_slug}/"
         if refused.is_reserved:
-            raise refusals.credit_reserved(top_up_url) from None
-        raise refusals.out_of_credit(top_up_url) from None
+            raise refusals.credit_reserved(top_up_url(caller)) from None
+        raise refusals.out_of_credit(top_up_url(caller)) from None
     except metering.BillingUnavailable:
         raise refusals.billing_unavailable() from None
 
@@ -505,9 +511,9 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
     if not isinstance(body, dict):
         raise UnreadableAnswer("The answer is not an object.")
     wire = run.translation.wire(run.candidate)
-    run.usage = wire.read_usage(body)
+    run.report(wire.read_usage(body))
     run.model_served = str(body.get("model") or body.get("modelVersion") or "")
-    run.relayed_tokens = len(raw) // prompts.BYTES_PER_TOKEN
+    run.relay(len(raw) // prompts.BYTES_PER_TOKEN)
     if run.translation.passes_through(run.candidate):
         result = wire.amend(body, run.inspection)
     else:
@@ -537,7 +543,8 @@ async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer
     async for piece in answer.pieces():
         relayed_before = reader.relayed_messages
         forward = reader.feed(piece)
-        run.usage, run.model_served = reader.usage, reader.model
+        run.report(reader.usage)
+        run.model_served = reader.model
         if forward:
             run.relay(reader.relayed_messages - relayed_before)
             await exchange.send_piece(forward)
@@ -554,7 +561,7 @@ async def _pump_events(exchange: Exchange, store: Store, run: Run, answer: Answe
     async for piece in answer.pieces():
         await _forward(exchange, run, encoder, decoder.feed(piece))
     await _forward(exchange, run, encoder, decoder.close())
-    terminal = encoder.write_end(run.known_usage())
+    terminal = encoder.write_end(run.call.usage(is_whole=True)[0])
     await _end_stream(exchange, store, run, encoder, terminal)
 
 
@@ -569,7 +576,7 @@ async def _forward(
             case Started(model=model):
                 run.model_served = model
             case UsageReported(usage=usage):
-                run.usage = usage
+                run.report(usage)
             case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
                 tokens += 1
             case Failed(message=message):

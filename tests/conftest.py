@@ -49,6 +49,11 @@ def _data_in_a_folder_of_its_own(settings: Any, tmp_path: Any) -> None:
     settings.BUNDLES_DIR = tmp_path / "bundles"
     settings.RELEASES_DIR = tmp_path / "releases"
     settings.RUNTIME_DIR = tmp_path / "run"
+    settings.JOURNAL_DIR = tmp_path / "journal"
+    settings.JOURNAL_SEGMENT_BYTES = 1024 * 1024
+    settings.JOURNAL_SLOTS = 128
+    # Whoever saw the end of an answer finds its record in the database.
+    settings.BILLING_BARRIER = "database"
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import itertools
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
-from billing import calls, ledger, metering, pricing, rows
+from billing import calls, charges, ledger, metering, pricing, rows
 from billing.models import PriceVersion, Transfer, UsageRecord
 from deployments.models import Deployment, Release
 from gateway.models import ModelRoute
@@ -125,6 +126,7 @@ def make_opening(
     deploy_id: str = "app-0000000001",
     model: str = "smollm2-135m",
     margin_basis_points: int = 0,
+    **fields: Any,
 ) -> metering.Opening:
     """A call about to be sent."""
     started_at = started_at or timezone.now()
@@ -138,7 +140,7 @@ def make_opening(
         key_id=1,
         request_id=f"req_{call_id.hex}",
         endpoint="chat.completions",
-        is_stream=False,
+        is_stream=fields.pop("is_stream", False),
         model_requested=model,
         provider=price.provider,
         upstream_model=price.model,
@@ -146,6 +148,7 @@ def make_opening(
         margin_basis_points=margin_basis_points,
         hold_nanos=hold_nanos,
         started_at=started_at,
+        **fields,
     )
 
 
@@ -175,27 +178,20 @@ def make_call(
     started_at: datetime | None = None,
     **opening_fields: Any,
 ) -> UsageRecord:
-    """A call that was held for, sent, settled and recorded, without a running meter."""
+    """A call that was sent, charged and recorded, without a running meter."""
     opening = make_opening(
         organization=organization, price=price, started_at=started_at, **opening_fields
     )
     ending = make_ending(usage=usage, status=status)
     cost = calls.cost_nanos(opening, ending)
-    key = opening.call_id.hex
-    hold_id = ledger.hold(
-        ledger.Hold(
-            organization.pk,
-            opening.hold_nanos,
-            f"hold:{key}",
-            opening.started_at,
-            opening.started_at + metering.HOLD_LIFETIME,
+    with transaction.atomic():
+        posted = charges.post(
+            {organization.pk: cost} if cost else {},
+            journal="test",
+            key=f"usage:{opening.call_id.hex}",
+            at=opening.started_at,
         )
-    )
-    transfer_id = ledger.settle(
-        ledger.Settlement(
-            organization.pk, hold_id, opening.hold_nanos, cost, f"settle:{key}", opening.started_at
-        )
-    )
-    row = calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id)
-    rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
+        transfer_id = posted[organization.pk].transfer_id if cost else None
+        row = calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id)
+        rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
     return UsageRecord.objects.get(pk=opening.call_id)

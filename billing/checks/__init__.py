@@ -9,7 +9,7 @@ A check is a function of the rows under check and the report it adds figures and
 further one goes into a module of this package by what it looks at, and into CHECKS.
 """
 
-from billing.checks import balances, consumption, lots, stated
+from billing.checks import balances, consumption, journals, lots, stated
 from billing.checks.balances import COUNTERS as COUNTERS
 from billing.checks.books import Check, books_of, one_moment
 from billing.checks.books import Report as Report
@@ -29,6 +29,8 @@ CHECKS: tuple[Check, ...] = (
     lots.lots_lie_in_the_balance,
     stated.statements_are_unchanged,
     balances.open_holds,
+    journals.closed_journals_hold_nothing,
+    journals.nothing_is_unbooked,
 )
 
 

@@ -12,6 +12,9 @@ Must know nothing of deployments or the gateway: usage records carry plain ids o
 
 from billing.models.grants import CreditGrant as CreditGrant
 from billing.models.grants import GrantUse as GrantUse
+from billing.models.journal import DeadLetter as DeadLetter
+from billing.models.journal import Journal as Journal
+from billing.models.journal import Lease as Lease
 from billing.models.ledger import LedgerAccount as LedgerAccount
 from billing.models.ledger import Transfer as Transfer
 from billing.models.ledger import transfer_id as transfer_id

@@ -52,6 +52,7 @@ class UsageRecord(models.Model):
         TRUNCATED = "TRUNCATED", "Cut off by the provider"
         TIMEOUT = "TIMEOUT", "Timed out"
         REFUSED = "REFUSED", "Request refused by the provider"
+        CREDIT_CUT = "CREDIT_CUT", "Credit ran out"
         CRASHED = "CRASHED", "Interrupted"
 
     class Source(models.TextChoices):

@@ -3,10 +3,11 @@
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models import F
 from django.utils import timezone
 
-from billing import checks, ledger
-from billing.models import LedgerAccount, Transfer, UsageRecord
+from billing import checks, leases, ledger
+from billing.models import DeadLetter, Journal, Lease, LedgerAccount, Transfer, UsageRecord
 from billing.pricing import Usage
 from tests import factories
 from tests.immutability import without_triggers
@@ -79,9 +80,38 @@ def test_tampered_quantities_are_named(record, tamper):
     assert any(f"Call {record.request_id}: recorded cost" in text for text in differences())
 
 
-def test_a_tampered_transfer_is_named(record, tamper):
-    tamper(Transfer, record.transfer_id, amount_nanos=2_000_000)
+def test_a_tampered_transfer_is_named(record, tamper, organization):
+    now = timezone.now()
+    held = ledger.hold(ledger.Hold(organization.pk, 1_000_000, "held", now, now))
+    settlement = ledger.Settlement(organization.pk, held, 1_000_000, 500_000, "settled", now)
+    tamper(Transfer, ledger.settle(settlement), amount_nanos=2_000_000)
     assert any("does not fit the hold it resolves" in text for text in differences())
+
+
+def test_a_lease_that_the_account_does_not_know_of_is_named(organization, record):
+    now = timezone.now()
+    leases.register("here-1", host="here", at=now)
+    leases.grant("here-1", organization.pk, needed_nanos=5_000)
+    assert differences() == []
+    Lease.objects.update(granted_nanos=F("granted_nanos") + 7)
+    assert any("difference -7" in text for text in differences())
+
+
+def test_a_closed_journal_that_holds_credit_is_named(organization, record):
+    now = timezone.now()
+    leases.register("here-1", host="here", at=now)
+    leases.grant("here-1", organization.pk, needed_nanos=5_000)
+    Journal.objects.update(closed_at=now)
+    assert any("closed journal here-1 still holds" in text for text in differences())
+
+
+def test_a_record_that_could_not_be_booked_is_a_difference_with_its_amount(record):
+    now = timezone.now()
+    leases.register("here-1", host="here", at=now)
+    DeadLetter.objects.create(
+        journal_id="here-1", position=8, raw=b"?", reason="torn", cost_nanos=99, created_at=now
+    )
+    assert any("here-1 at 8 is not booked (99 nano-dollars)" in text for text in differences())
 
 
 def test_money_moved_into_another_organization_is_named(record, tamper, other_organization):

@@ -4,12 +4,12 @@ import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import checks, expiry, grants, ledger
+from billing import charges, checks, expiry, grants, ledger
 from billing.models import LedgerAccount, Transfer
 from tests import factories
 
@@ -234,55 +234,6 @@ def test_releasing_gives_back_once(organization):
     assert Transfer.objects.get(phase="VOID_PENDING").reason == "expired hold"
 
 
-def test_a_batch_grants_in_turn_and_refuses_only_what_does_not_fit(organization):
-    factories.make_credit(organization=organization, nanos=100)
-    wanted = [
-        ledger.Hold(organization.pk, amount, f"h{amount}", NOW, NOW + timedelta(minutes=1))
-        for amount in (60, 50, 40)
-    ]
-    first, second, third = ledger.hold_many(wanted)
-    assert isinstance(first, int)
-    assert isinstance(second, ledger.UnableToHold)
-    assert isinstance(third, int)
-    assert figures(organization) == (100, 100, 0)
-
-
-def test_a_batch_may_hold_what_it_has_just_returned(organization):
-    factories.make_credit(organization=organization, nanos=100)
-    hold_id = hold(organization, 100)
-    outcome = ledger.commit_batch(
-        settlements=[ledger.Settlement(organization.pk, hold_id, 100, 30, "s1", NOW)],
-        holds=[ledger.Hold(organization.pk, 70, "h2", NOW, NOW + timedelta(minutes=1))],
-    )
-    assert isinstance(outcome.held[0], int)
-    assert figures(organization) == (70, 70, 0)
-
-
-def test_a_batch_that_cannot_settle_everything_settles_nothing(organization):
-    factories.make_credit(organization=organization, nanos=100)
-    hold_id = hold(organization, 50)
-    settle(organization, hold_id, 50, 10)
-    with pytest.raises(ledger.AlreadySettled):
-        ledger.settle_many(
-            [
-                ledger.Settlement(organization.pk, None, 0, 5, "s2", NOW),
-                ledger.Settlement(organization.pk, hold_id, 50, 10, "s3", NOW),
-            ]
-        )
-    assert figures(organization) == (90, 0, 90)
-    assert not Transfer.objects.filter(idempotency_key__startswith="s2").exists()
-
-
-def test_one_statement_serves_a_batch_of_many(organization, django_assert_num_queries):
-    factories.make_credit(organization=organization)
-    wanted = [
-        ledger.Hold(organization.pk, 5, f"h{number}", NOW, NOW + timedelta(minutes=1))
-        for number in range(40)
-    ]
-    with django_assert_num_queries(5):  # savepoint, lock, insert, count, release of savepoint
-        ledger.hold_many(wanted)
-
-
 # --- Races ---------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 def test_twelve_threads_racing_for_credit_get_exactly_what_there_is():
@@ -346,7 +297,7 @@ steps = st.lists(
         st.tuples(st.just("hold"), amounts),
         st.tuples(st.just("settle"), st.integers(min_value=0, max_value=600)),
         st.tuples(st.just("release"), amounts),
-        st.tuples(st.just("batch"), amounts),
+        st.tuples(st.just("charge"), amounts),
         st.tuples(st.just("collect"), amounts),
         st.tuples(st.just("expire"), amounts),
     ),
@@ -427,24 +378,14 @@ class Model:
             hold_id, _ = self.holds.popitem()
             ledger.release(Transfer.objects.get(pk=hold_id), reason="", at=NOW)
 
-    def batch(self, amount):
-        settlements = []
-        if self.holds:
-            hold_id, held = self.holds.popitem()
-            self.pay(amount, held)
-            settlements.append(
-                ledger.Settlement(self.organization.pk, hold_id, held, amount, self.key(), NOW)
-            )
-        wanted = [
-            ledger.Hold(self.organization.pk, size, self.key(), NOW, NOW + timedelta(minutes=1))
-            for size in (amount, amount // 2 + 1)
-        ]
-        outcome = ledger.commit_batch(settlements=settlements, holds=wanted)
-        for intention, held_as in zip(wanted, outcome.held, strict=True):
-            if isinstance(held_as, int):
-                self.holds[held_as] = intention.amount_nanos
-            else:
-                assert self.available < intention.amount_nanos
+    def charge(self, amount):
+        """Usage without a lease: from what is available, and the rest is owed."""
+        with transaction.atomic():
+            costs = {self.organization.pk: amount}
+            charges.post(costs, journal="none", key=self.key(), at=NOW)
+        paid = min(amount, self.available)
+        self.credit -= paid
+        self.owed += amount - paid
 
 
 @settings(

@@ -1,4 +1,4 @@
-"""Metering end to end: a real event loop, the real writer thread, a real database."""
+"""Metering end to end: a real event loop, a real journal on a disk, a real database."""
 
 import asyncio
 import functools
@@ -11,8 +11,8 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import calls, checks, ledger, metering, pricing, writer
-from billing.models import Transfer, UsageRecord
+from billing import calls, checks, leases, ledger, metering, pricing
+from billing.models import Journal, Lease, Transfer, UsageRecord
 from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,9 +63,17 @@ def in_thread(function):
 
 
 @in_thread
-def figures(organization):
-    balance = ledger.balance(organization)
-    return balance.posted_nanos, balance.held_nanos
+def posted(organization):
+    return ledger.balance(organization).posted_nanos
+
+
+@in_thread
+def leased(organization):
+    return ledger.balance(organization).held_nanos
+
+
+def lease_of(meter, organization):
+    return meter._leases[organization.pk]
 
 
 @in_thread
@@ -91,9 +99,11 @@ def ending(**fields):
 async def test_a_call_is_held_for_and_then_charged(meter, organization, opening):
     first = opening()
     call = await meter.open(first)
-    assert await figures(organization) == (1_000_000, 100_000)
+    assert lease_of(meter, organization).held == 100_000
     await call.settle(ending(first_token_ms=30, attempts=({"provider": "local"},)))
-    assert await figures(organization) == (1_000_000 - COST, 0)
+    assert lease_of(meter, organization).held == 0
+    assert lease_of(meter, organization).spent == COST
+    assert await posted(organization) == 1_000_000 - COST
     [record] = await records()
     assert (record.call_id, record.cost_nanos, record.held_nanos) == (first.call_id, COST, 100_000)
     assert (record.input_tokens, record.output_tokens) == (1000, 500)
@@ -107,7 +117,7 @@ async def test_a_call_is_held_for_and_then_charged(meter, organization, opening)
 async def test_a_call_that_used_nothing_costs_nothing(meter, organization, opening):
     call = await meter.open(opening())
     await call.settle(factories.make_ending(status="UPSTREAM_ERROR", http_status=502))
-    assert await figures(organization) == (1_000_000, 0)
+    assert await posted(organization) == 1_000_000
     [record] = await records()
     assert (record.status, record.cost_nanos, record.transfer) == ("UPSTREAM_ERROR", 0, None)
 
@@ -115,10 +125,20 @@ async def test_a_call_that_used_nothing_costs_nothing(meter, organization, openi
 async def test_a_cost_above_the_hold_is_charged_in_full(meter, organization, opening):
     call = await meter.open(opening(hold_nanos=10_000))
     await call.settle(ending())
-    assert await figures(organization) == (990_000, 0)
+    assert await posted(organization) == 1_000_000 - COST
+    assert await differences() == []
+
+
+async def test_what_credit_cannot_cover_is_owed(meter, organization, opening):
+    call = await meter.open(opening(hold_nanos=1_000_000))
+    await call.settle(ending(usage=pricing.Usage(input=60_000)))
+    assert await posted(organization) == 0
     [record] = await records()
-    assert record.cost_nanos == COST
-    assert record.transfer.amount_nanos == 10_000
+    assert record.cost_nanos == 1_200_000
+    transfers = Transfer.objects.filter(code="USAGE").order_by("id")
+    amounts = await in_thread(lambda: list(transfers.values_list("amount_nanos", flat=True)))()
+    assert amounts == [1_000_000, 200_000]
+    assert await in_thread(ledger.owed_nanos)(organization.pk) == 200_000
     assert await differences() == []
 
 
@@ -127,8 +147,21 @@ async def test_a_free_call_needs_no_credit(meter, organization, opening):
     await call.settle(factories.make_ending())
     assert len(await records()) == 1
     assert await in_thread(Transfer.objects.filter(code="USAGE").count)() == 0
+    assert await in_thread(Lease.objects.count)() == 0
 
 
+async def test_a_call_is_charged_at_the_price_of_who_served_it(meter, organization, opening):
+    dear = await in_thread(factories.make_price)(model="dear", input_nanos=10**9)
+    served = metering.Served("local", "dear", pricing.Price.from_rates(dear.pk, dear.rates))
+    call = await meter.open(opening(hold_nanos=1_000_000))
+    call.serve(served)
+    await call.settle(ending(served=served, usage=pricing.Usage(input=100)))
+    [record] = await records()
+    assert (record.upstream_model, record.price_version_id) == ("dear", dear.pk)
+    assert record.cost_nanos == 100_000
+
+
+# --- Credit -------------------------------------------------------------------------------------
 async def test_a_call_that_cannot_be_paid_is_refused_with_the_figures(meter, opening):
     with pytest.raises(metering.UnableToHold) as refusal:
         await meter.open(opening(hold_nanos=1_000_001))
@@ -145,6 +178,21 @@ async def test_credit_held_by_running_calls_is_called_reserved(meter, opening):
     assert refusal.value.held_nanos == 600_000
 
 
+async def test_credit_that_was_spent_and_is_not_booked_yet_is_not_called_reserved(
+    organization, opening, settings
+):
+    settings.INGEST_IN_WEB = False
+    settings.BILLING_BARRIER = "write"
+    meter = metering.Meter()
+    await meter.start()
+    call = await meter.open(opening(hold_nanos=1_000_000))
+    await call.settle(ending(usage=pricing.Usage(input=49_000)))
+    with pytest.raises(metering.UnableToHold) as refusal:
+        await meter.open(opening(hold_nanos=600_000))
+    assert not refusal.value.is_reserved
+    await meter.stop()
+
+
 async def test_many_calls_at_once_spend_exactly_what_they_use(meter, organization, opening):
     openings = [opening(hold_nanos=50_000) for _ in range(24)]
     outcomes = await asyncio.gather(*map(meter.open, openings), return_exceptions=True)
@@ -152,20 +200,154 @@ async def test_many_calls_at_once_spend_exactly_what_they_use(meter, organizatio
     assert len(running) == 20
     assert sum(isinstance(each, metering.UnableToHold) for each in outcomes) == 4
     await asyncio.gather(*(call.settle(ending()) for call in running))
-    assert await figures(organization) == (1_000_000 - 20 * COST, 0)
+    assert await posted(organization) == 1_000_000 - 20 * COST
     assert len(await records()) == 20
     assert await differences() == []
 
 
+async def test_a_call_that_fits_the_lease_asks_the_database_for_nothing(
+    meter, organization, opening, monkeypatch
+):
+    first = await meter.open(opening(hold_nanos=1_000))
+    await first.settle(factories.make_ending())
+
+    def away(*_, **__):
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(leases, "grant", away)
+    call = await meter.open(opening(hold_nanos=100_000))
+    await call.settle(ending())
+    assert await posted(organization) == 1_000_000 - COST
+
+
+async def test_with_the_database_away_and_the_lease_used_up_credit_is_not_called_gone(
+    meter, opening, monkeypatch
+):
+    def away(*_, **__):
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(leases, "grant", away)
+    with pytest.raises(metering.BillingUnavailable):
+        await meter.open(opening())
+
+
+async def test_an_answer_that_was_lost_grants_nothing_twice(
+    meter, organization, opening, monkeypatch
+):
+    real, lost = leases.grant, []
+
+    def lose_the_first_answer(*arguments, **named):
+        answer = real(*arguments, **named)
+        if not lost:
+            lost.append(answer)
+            raise OperationalError("the connection is lost")
+        return answer
+
+    monkeypatch.setattr(leases, "grant", lose_the_first_answer)
+    with pytest.raises(metering.BillingUnavailable):
+        await meter.open(opening(hold_nanos=600_000))
+    call = await meter.open(opening(hold_nanos=300_000))
+    assert lease_of(meter, organization).granted == await leased(organization)
+    await call.settle(ending())
+    assert await differences() == []
+
+
+async def test_credit_that_is_not_used_goes_back(meter, organization, opening, monkeypatch):
+    monkeypatch.setattr(metering, "IDLE_SECONDS", 0.0)
+    call = await meter.open(opening())
+    assert await leased(organization) >= 100_000
+    await call.settle(ending())
+
+    async def nothing_is_leased():
+        return await leased(organization) == 0
+
+    await asyncio.wait_for(until(nothing_is_leased), 20)
+    assert await posted(organization) == 1_000_000 - COST
+    again = await meter.open(opening(hold_nanos=900_000))
+    await again.settle(ending())
+    assert await differences() == []
+
+
+async def test_another_process_gets_what_this_one_does_not_use(meter, organization, opening):
+    """Two meters are two processes to everything but Python."""
+    if connection.vendor != "postgresql":
+        pytest.skip("one process serves from SQLite")
+    other = metering.Meter()
+    await other.start()
+    first = await other.open(opening(hold_nanos=900_000))
+    await first.settle(ending())
+    call = await meter.open(opening(hold_nanos=800_000))
+    await call.settle(ending())
+    await other.stop()
+    assert await posted(organization) == 1_000_000 - 2 * COST
+    assert await differences() == []
+
+
+async def test_a_lease_that_was_taken_back_ends_the_process(organization, opening):
+    ended = []
+    meter = metering.Meter(on_failure=lambda: ended.append(True))
+    await meter.start()
+    await (await meter.open(opening())).settle(ending())
+    later = timezone.now() + timedelta(hours=2)
+    assert await in_thread(metering.reclaim_leases)(later) == [meter.journal.name]
+    assert await leased(organization) == 0
+    with pytest.raises(metering.BillingUnavailable):
+        await meter.open(opening(hold_nanos=900_000))
+    assert ended == [True]
+    await meter.stop()
+    assert await differences() == []
+
+
+# --- Streams with little credit -----------------------------------------------------------------
+SLICED = {"hold_nanos": 10**9, "input_nanos": 20_000, "slice_nanos": 81_920, "is_stream": True}
+
+
+async def test_a_stream_that_cannot_be_paid_to_its_worst_case_is_paid_slice_by_slice(
+    meter, organization, opening
+):
+    call = await meter.open(opening(**SLICED, output_tokens_max=100_000))
+    assert lease_of(meter, organization).held == 101_920
+    relayed = 0
+    while call.relay(relayed + 1):
+        relayed += 1
+    # $0.001 buys the input and eleven slices of 2,048 tokens.
+    assert relayed == 11 * 2048 - 1
+    assert lease_of(meter, organization).held == 20_000 + 11 * 81_920
+    usage, _ = call.usage(is_whole=False)
+    await call.settle(ending(usage=usage))
+    assert await posted(organization) == 1_000_000 - 11 * 81_920
+
+
+async def test_a_stream_goes_on_when_credit_arrives(meter, organization, opening):
+    call = await meter.open(opening(**SLICED))
+    for pieces in range(1, 11 * 2048 - 500):
+        assert call.relay(pieces)
+    await in_thread(factories.make_credit)(organization=organization, nanos=1_000_000)
+    assert call.relay(11 * 2048 - 400)  # asks for more, in the background
+
+    async def is_extended():
+        call.relay(11 * 2048 - 300)
+        return call._paid > 11 * 2048
+
+    await asyncio.wait_for(until(is_extended), 10)
+    assert call.relay(11 * 2048 + 5)
+    await call.settle(factories.make_ending())
+
+
+async def test_without_credit_for_its_first_slice_a_stream_is_refused(meter, opening):
+    with pytest.raises(metering.UnableToHold) as refusal:
+        await meter.open(opening(**{**SLICED, "input_nanos": 1_000_000}))
+    assert refusal.value.needed_nanos == 1_081_920
+
+
+# --- Settling -----------------------------------------------------------------------------------
 async def test_settling_twice_charges_once_and_the_first_ending_counts(
     meter, organization, opening
 ):
     call = await meter.open(opening())
-    first = call.settle(ending())
-    assert call.settle(ending(usage=pricing.Usage(input=9))) is first
-    await first
+    await asyncio.gather(call.settle(ending()), call.settle(ending(usage=pricing.Usage(input=9))))
     await call.settle(ending(status="CRASHED"))
-    assert await figures(organization) == (1_000_000 - COST, 0)
+    assert await posted(organization) == 1_000_000 - COST
     assert [record.status for record in await records()] == ["FINISHED"]
 
 
@@ -181,64 +363,47 @@ async def test_a_settlement_survives_the_task_that_awaited_it(meter, organizatio
     with pytest.raises(asyncio.CancelledError):
         await task
     await call.settle(ending())
-    assert await figures(organization) == (1_000_000 - COST, 0)
+    assert await posted(organization) == 1_000_000 - COST
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-async def test_a_hold_is_given_back_when_its_caller_goes_away(meter, organization, opening, rounds):
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3, 20])
+async def test_a_caller_who_goes_away_holds_nothing(meter, organization, opening, rounds):
     task = asyncio.create_task(meter.open(opening()))
     for _ in range(rounds):
         await asyncio.sleep(0)
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    async def nothing_is_held():
-        return await figures(organization) == (1_000_000, 0)
-
-    # Through the writer once more, so that whatever the cancelled call queued has been written.
+    [outcome] = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(outcome, metering.Call):  # the answer was faster than the cancellation
+        await outcome.settle(factories.make_ending())
     probe = await meter.open(opening(hold_nanos=1))
     await probe.settle(factories.make_ending())
-    await asyncio.wait_for(until(nothing_is_held), 10)
+    assert lease_of(meter, organization).held == 0
     assert await differences() == []
 
 
-async def test_a_caller_who_leaves_in_the_moment_of_the_grant_holds_nothing(
-    meter, organization, opening
-):
-    task = asyncio.create_task(meter.open(opening()))
-    is_held = in_thread(Transfer.objects.filter(phase="PENDING").exists)
-    while not await is_held():  # noqa: ASYNC110 - another thread's doing
-        await asyncio.sleep(0)
-    task.cancel()
-    outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-    if isinstance(outcome, metering.Call):  # the answer was faster than the cancellation
-        await outcome.settle(factories.make_ending())
-
-    async def nothing_is_held():
-        return await figures(organization) == (1_000_000, 0)
-
-    await asyncio.wait_for(until(nothing_is_held), 10)
-
-
-async def test_stop_writes_everything_that_is_queued(organization, opening):
+async def test_stop_writes_everything_and_returns_the_credit(organization, opening):
     meter = metering.Meter()
     await meter.start()
     running = await asyncio.gather(*(meter.open(opening(hold_nanos=50_000)) for _ in range(15)))
     settled = [call.settle(ending()) for call in running]
     await meter.stop()
     assert all(future.done() and future.exception() is None for future in settled)
-    assert await figures(organization) == (1_000_000 - 15 * COST, 0)
+    assert await posted(organization) == 1_000_000 - 15 * COST
+    assert await leased(organization) == 0
+    assert not list(meter.journal.directory.parent.iterdir())
+    journal = await in_thread(Journal.objects.get)(name=meter.journal.name)
+    assert journal.closed_at is not None
+    assert await differences() == []
 
 
 async def test_stop_charges_open_calls_what_they_last_reported(organization, opening):
     meter = metering.Meter()
     await meter.start()
     silent, talking = await meter.open(opening()), await meter.open(opening())
-    talking.progress(pricing.Usage(input=1000, output=100))
-    talking.progress(USAGE)
+    talking.report(pricing.Usage(input=1000, output=100))
+    talking.report(USAGE)
     await meter.stop()
-    assert await figures(organization) == (1_000_000 - COST, 0)
+    assert await posted(organization) == 1_000_000 - COST
     found = {record.call_id: record for record in await records()}
     assert found[silent.opening.call_id].usage_source == "NONE"
     assert found[talking.opening.call_id].usage_source == "PROVIDER_PARTIAL"
@@ -258,126 +423,86 @@ async def test_before_start_and_after_stop_nothing_can_be_opened(organization, o
         metering.current()
 
 
-async def test_one_record_that_cannot_be_written_does_not_stop_the_others(
-    meter, organization, opening
-):
-    good, bad = await meter.open(opening()), await meter.open(opening())
-    bad.opening = replace(bad.opening, request_id=good.opening.request_id)
-    futures = [good.settle(ending()), bad.settle(ending())]
-    outcomes = await asyncio.gather(*futures, return_exceptions=True)
-    assert outcomes[0] is None
-    assert isinstance(outcomes[1], metering.UnableToSettle)
-    assert await figures(organization) == (1_000_000 - COST, 100_000)
-
-
 async def test_text_from_outside_never_makes_a_record_unwritable(meter, opening):
-    call = await meter.open(opening())
+    call = await meter.open(opening(model="ü" * 500))
     await call.settle(
-        ending(model_served="m\x00" * 500, upstream_request_id="u" * 999, error_code="e" * 99)
+        ending(
+            model_served="m\x00" * 500,
+            upstream_request_id="\ud800" * 999,
+            error_code="e" * 99,
+            attempts=tuple({"provider": "p" * 5000, "outcome": "o"} for _ in range(9)),
+        )
     )
     [record] = await records()
     assert len(record.error_code) == 64
     assert "\x00" not in record.model_served
+    assert record.model_requested == "ü" * 60
 
 
-async def test_a_settlement_waits_for_a_database_that_is_away(
-    meter, organization, opening, monkeypatch
+async def test_as_many_calls_as_there_are_slots_are_in_flight(organization, opening, settings):
+    settings.JOURNAL_SLOTS = 2
+    meter = metering.Meter()
+    await meter.start()
+    running = [await meter.open(opening(hold_nanos=1)) for _ in range(2)]
+    with pytest.raises(metering.BillingUnavailable, match="in flight"):
+        await meter.open(opening(hold_nanos=1))
+    assert lease_of(meter, organization).held == 2
+    await running[0].settle(factories.make_ending())
+    await meter.open(opening(hold_nanos=1))
+    await meter.stop()
+
+
+# --- What an answer's end waits for ---------------------------------------------------------------
+@pytest.mark.parametrize("barrier", ["fsync", "write", "database"])
+async def test_every_barrier_is_passed(organization, opening, settings, barrier):
+    settings.BILLING_BARRIER = barrier
+    meter = metering.Meter()
+    await meter.start()
+    calls_made = [await meter.open(opening(hold_nanos=1)) for _ in range(5)]
+    await asyncio.gather(*(call.settle(ending()) for call in calls_made))
+    page = meter.journal.page
+    assert page.written > 0
+    if barrier != "write":
+        assert (page.durable if barrier == "fsync" else page.ingested) == page.written
+    await meter.stop()
+    assert len(await records()) == 5
+
+
+async def test_without_a_sidecar_the_process_makes_its_log_durable_itself(
+    organization, opening, settings
 ):
+    settings.INGEST_IN_WEB = False
+    settings.BILLING_BARRIER = "fsync"
+    meter = metering.Meter()
+    await meter.start()
     call = await meter.open(opening())
-    real, failures = ledger.commit_batch, []
-
-    def away_twice(**batch):
-        if len(failures) < 2:
-            failures.append(batch)
-            raise OperationalError("the connection is lost")
-        return real(**batch)
-
-    monkeypatch.setattr(ledger, "commit_batch", away_twice)
-    await call.settle(ending())
-    assert len(failures) == 2
-    assert await figures(organization) == (1_000_000 - COST, 0)
+    await asyncio.wait_for(call.settle(ending()), 20)
+    assert meter.journal.page.durable == meter.journal.page.written
+    await meter.stop()
 
 
-async def test_a_commit_whose_answer_was_lost_is_not_written_twice(
-    meter, organization, opening, monkeypatch
+async def test_a_disk_that_refuses_to_sync_ends_the_process_and_promises_nothing(
+    organization, opening, settings, monkeypatch
 ):
-    real, lost = writer.Writer._write, []
-
-    def lose_the_first_answer(self, batch, **options):
-        real(self, batch, **options)
-        if len(lost) < 2 and batch not in lost:
-            lost.append(batch)
-            raise OperationalError("the connection is lost")
-
-    monkeypatch.setattr(writer.Writer, "_write", lose_the_first_answer)
+    settings.BILLING_BARRIER = "fsync"
+    ended = asyncio.Event()
+    meter = metering.Meter(on_failure=ended.set)
+    await meter.start()
     call = await meter.open(opening())
-    await call.settle(ending())
-    assert len(lost) == 2
-    assert await figures(organization) == (1_000_000 - COST, 0)
-    assert len(await records()) == 1
-    assert await differences() == []
 
+    def broken(_):
+        raise OSError(5, "Input/output error")
 
-async def test_while_the_database_is_away_new_calls_are_refused_at_once(
-    meter, organization, opening, monkeypatch
-):
-    real, is_away = ledger.commit_batch, [True]
-
-    def away(**batch):
-        if is_away:
-            raise OperationalError("the connection is lost")
-        return real(**batch)
-
-    running = await meter.open(opening())
-    monkeypatch.setattr(ledger, "commit_batch", away)
-    settled = running.settle(ending())
-
-    async def is_noticed():
-        return meter._writer.is_failing
-
-    await asyncio.wait_for(until(is_noticed), 10)
+    monkeypatch.setattr("os.fdatasync", broken)
+    with pytest.raises(metering.UnableToSettle):
+        await asyncio.wait_for(call.settle(ending()), 20)
+    await asyncio.wait_for(ended.wait(), 5)
     with pytest.raises(metering.BillingUnavailable):
         await meter.open(opening())
-    is_away.clear()
-    await settled
-    assert await figures(organization) == (1_000_000 - COST, 0)
-
-
-async def test_a_full_queue_refuses_holds_and_takes_settlements(meter, opening, monkeypatch):
-    call = await meter.open(opening())
-    monkeypatch.setattr(metering, "QUEUE_MAX", 0)
-    with pytest.raises(metering.BillingUnavailable):
-        await meter.open(opening())
-    await call.settle(ending())
-
-
-# --- Holds without a call ------------------------------------------------------------------------
-async def test_a_hold_whose_call_vanished_is_released_when_it_expires(meter, organization, opening):
-    call = await meter.open(opening())
-    release = in_thread(metering.release_expired_holds)
-    now = call.opening.started_at
-    assert await release(now + timedelta(minutes=19)) == 0
-    assert await release(now + timedelta(minutes=20)) == 1
-    assert await release(now + timedelta(minutes=21)) == 0
-    assert await figures(organization) == (1_000_000, 0)
-
-
-async def test_a_call_that_outlives_its_hold_is_still_charged(meter, organization, opening):
-    call = await meter.open(opening())
-    await in_thread(metering.release_expired_holds)(timezone.now() + timedelta(minutes=21))
-    await call.settle(ending())
-    [record] = await records()
-    assert (record.cost_nanos, record.transfer.phase) == (COST, "POSTED")
-    assert await figures(organization) == (1_000_000, 0)
-    assert await differences() == []
-
-
-async def test_a_new_process_that_is_alone_releases_every_hold(meter, organization, opening):
-    await meter.open(opening())
-    await meter.open(opening())
-    released = await in_thread(metering.release_all_holds)("restart", at=timezone.now())
-    assert released == 2
-    assert await figures(organization) == (1_000_000, 0)
+    monkeypatch.undo()
+    await meter.stop()
+    # What was written is not lost: only the promise could not be given.
+    assert await posted(organization) == 1_000_000 - COST
 
 
 # --- Call ids ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from billing import checks, grants, ledger, metering, payments, refunds, stripe_api
+from billing import checks, grants, ledger, payments, refunds, stripe_api
 from billing.models import Payment, Refund
 from tests import factories
 
@@ -146,14 +146,6 @@ def test_another_amount_at_stripe_is_flagged(payment, organization, amount):
     refunds.apply(refund, state(refund, "succeeded", amount), at=timezone.now())
     payment.refresh_from_db()
     assert "another amount" in payment.attention
-    assert figures(organization) == (25, 10)
-
-
-def test_no_sweep_of_call_holds_releases_a_refund(payment, organization):
-    request(payment, 10)
-    far = timezone.now() + timedelta(days=365)
-    assert metering.release_expired_holds(far, lookback=timedelta(days=9999)) == 0
-    assert metering.release_all_holds("restart", at=far) == 0
     assert figures(organization) == (25, 10)
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from billing.models import UsageRecord
 from tests.gateway.conftest import ApiClient, Provider, Tenant
+from tests.gateway.test_proxy import balances
 from tests.gateway.test_wires import (  # noqa: F401 - fixtures
     MODELS,
     REQUESTS,
@@ -76,8 +77,7 @@ async def test_a_stream_that_stops_early_is_an_error_to_the_client_and_one_recor
     assert record.status == Status.TRUNCATED
     assert 0 < record.output_tokens <= 5
     assert record.cost_nanos > 0
-    account = await tenant.organization.ledger_accounts.aget(kind="CREDITS")
-    assert account.debits_pending_nanos == 0
+    assert await balances(tenant) == (record.cost_nanos, 0)
 
 
 async def test_a_forwarded_response_that_stops_early_is_an_error_too(

@@ -1,5 +1,6 @@
 """Whatever happens to a call, neither the log nor an answer holds a secret."""
 
+import asyncio
 import io
 import logging
 from collections.abc import Iterator
@@ -168,7 +169,9 @@ async def test_a_failing_settlement_is_logged_without_secrets(
     api: ApiClient, provider: Provider, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> Any:
-        raise metering.UnableToSettle
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(metering.UnableToSettle("The disk has failed."))
+        return refused
 
     provider.handler = whole()
     with monkeypatch.context() as patched:

@@ -19,7 +19,6 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import metering
 from config import demo
 from config.supervisor import Child, Supervisor
 
@@ -75,9 +74,6 @@ class Command(BaseCommand):
         self._say("Preparing the database.")
         call_command("migrate", verbosity=0, interactive=False)
         seeded = demo.seed(at=timezone.now(), say=self._say)
-        if settings.IS_SQLITE:
-            # The lock says that no other process serves from this database.
-            metering.release_all_holds("The process holding it ended.", at=timezone.now())
         self._say("Starting the web process.")
         supervisor.add(_web(web_environment))
         if settings.REDIS_URL:

@@ -1,0 +1,372 @@
+"""Ingest books every settlement once, whatever is repeated, damaged or made up."""
+
+import os
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from billing import checks, ingest, leases, ledger
+from billing.calls import cost_nanos
+from billing.journal import frames, records
+from billing.journal.writer import JournalWriter
+from billing.models import DeadLetter, Journal, Lease, Transfer, UsageRecord
+from billing.pricing import Usage
+from tests import factories
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOW = timezone.now()
+USAGE = Usage(input=1000, output=500)
+COST = 40_000
+
+
+@pytest.fixture
+def organization(transactional_db):
+    organization = factories.make_organization()
+    factories.make_credit(organization=organization, nanos=1_000_000)
+    return organization
+
+
+@pytest.fixture
+def price(organization):
+    return factories.make_price()
+
+
+@pytest.fixture
+def make_writer(tmp_path):
+    made = []
+
+    def make(name="here-1"):
+        writer = JournalWriter(tmp_path, name, segment_bytes=64 * 1024, slot_count=8)
+        made.append(writer)
+        return writer
+
+    yield make
+    for writer in made:
+        writer.close()
+
+
+@pytest.fixture
+def writer(make_writer):
+    return make_writer()
+
+
+@pytest.fixture
+def ingester(tmp_path):
+    made = ingest.Ingester(tmp_path, host="here")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settled(organization, price, writer):
+    """Append the settlement of a call, as the meter does; its opening."""
+
+    def settle(*, cost=None, usage=USAGE, writer=writer, **fields):
+        opening = factories.make_opening(organization=organization, price=price, **fields)
+        ending = factories.make_ending(usage=usage)
+        payload = records.encode_settlement(
+            records.encode_opening(opening),
+            ending,
+            cost_nanos(opening, ending) if cost is None else cost,
+        )
+        writer.append(payload)
+        return opening
+
+    return settle
+
+
+def posted(organization):
+    return ledger.balance(organization).posted_nanos
+
+
+def test_what_is_in_a_journal_is_booked_once(organization, settled, ingester, writer):
+    openings = [settled() for _ in range(3)]
+    assert ingester.ingest(NOW) == 3
+    assert ingester.ingest(NOW) == 0
+    found = set(UsageRecord.objects.values_list("call_id", flat=True))
+    assert found == {opening.call_id for opening in openings}
+    # One transfer for the batch, named by each of its records.
+    transfer = Transfer.objects.get(code="USAGE")
+    assert transfer.amount_nanos == 3 * COST
+    assert set(UsageRecord.objects.values_list("transfer_id", flat=True)) == {transfer.pk}
+    assert posted(organization) == 1_000_000 - 3 * COST
+    assert writer.page.ingested == writer.page.written
+    assert checks.verify().differences == []
+
+
+def test_a_position_set_back_books_nothing_twice(organization, settled, ingester):
+    for _ in range(3):
+        settled()
+        ingester.ingest(NOW)
+    Journal.objects.update(position=0)
+    another = ingest.Ingester(ingester._root, host="here")
+    settled()
+    assert another.ingest(NOW) == 4
+    another.close()
+    assert UsageRecord.objects.count() == 4
+    assert posted(organization) == 1_000_000 - 4 * COST
+    assert checks.verify().differences == []
+
+
+def test_a_frame_written_twice_is_one_call(organization, settled, ingester, writer):
+    settled()
+    [frame] = frames.decode(os.pread(writer._log, writer.page.written, 0))
+    for _ in range(3):
+        writer.append(frame.payload)
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 1
+    assert posted(organization) == 1_000_000 - COST
+
+
+def test_a_batch_is_covered_by_its_journals_lease_first(organization, settled, ingester, writer):
+    leases.register(writer.name, host="here", at=NOW)
+    leases.grant(writer.name, organization.pk, needed_nanos=60_000)
+    granted = Lease.objects.get().granted_nanos
+    settled()
+    ingester.ingest(NOW)
+    assert Lease.objects.get().used_nanos == COST
+    assert ledger.balance(organization).held_nanos == granted - COST
+    for _ in range(5):
+        settled()
+    ingester.ingest(NOW)
+    assert ledger.balance(organization).held_nanos == 0
+    assert posted(organization) == 1_000_000 - 6 * COST
+    assert checks.verify().differences == []
+
+
+def test_organizations_in_one_batch_pay_for_their_own_calls(
+    organization, price, settled, ingester, writer
+):
+    other = factories.make_organization()
+    factories.make_credit(organization=other, nanos=1_000_000)
+    settled()
+    for _ in range(2):
+        opening = factories.make_opening(organization=other, price=price)
+        ending = factories.make_ending(usage=USAGE)
+        writer.append(records.encode_settlement(records.encode_opening(opening), ending, COST))
+    ingester.ingest(NOW)
+    assert posted(organization) == 1_000_000 - COST
+    assert posted(other) == 1_000_000 - 2 * COST
+
+
+# --- Poison -------------------------------------------------------------------------------------
+def test_a_cost_that_does_not_compute_is_kept_aside_and_the_rest_flows(
+    organization, settled, ingester
+):
+    settled()
+    settled(cost=1)
+    settled()
+    assert ingester.ingest(NOW) == 3
+    letter = DeadLetter.objects.get()
+    assert letter.reason == "It says 1 nano-dollars; its quantities cost 40000."
+    assert (letter.organization_id, letter.cost_nanos) == (organization.pk, 1)
+    assert posted(organization) == 1_000_000 - 2 * COST
+
+
+def test_a_price_or_an_organization_that_does_not_exist_is_kept_aside(
+    organization, settled, ingester, writer, price
+):
+    opening = factories.make_opening(organization=organization, price=price)
+    unknown_price = replace(opening, price=replace(opening.price, version_id=10**6))
+    unknown_organization = replace(opening, organization_id=10**6)
+    ending = factories.make_ending(usage=USAGE)
+    for made_up in (unknown_price, unknown_organization):
+        writer.append(records.encode_settlement(records.encode_opening(made_up), ending, COST))
+    settled()
+    ingester.ingest(NOW)
+    reasons = list(DeadLetter.objects.order_by("position").values_list("reason", flat=True))
+    assert "There is no price version 1000000" in reasons[0]
+    assert reasons[1] == "There is no organization 1000000."
+    assert posted(organization) == 1_000_000 - COST
+
+
+def test_a_record_that_the_database_refuses_is_found_among_its_batch(
+    organization, settled, ingester, writer, price
+):
+    first = settled()
+    opening = replace(
+        factories.make_opening(organization=organization, price=price), request_id=first.request_id
+    )
+    ending = factories.make_ending(usage=USAGE)
+    writer.append(records.encode_settlement(records.encode_opening(opening), ending, COST))
+    for _ in range(5):
+        settled()
+    assert ingester.ingest(NOW) == 7
+    assert "The database refuses it" in DeadLetter.objects.get().reason
+    assert UsageRecord.objects.count() == 6
+    assert posted(organization) == 1_000_000 - 6 * COST
+
+
+def test_every_changed_byte_is_kept_aside_or_harmless(organization, settled, ingester, writer):
+    """A frame changed at each byte in turn: never booked wrong, never in the way of the next."""
+    settled()
+    length = writer.page.written
+    frame = os.pread(writer._log, length, 0)
+    # The length of a frame is its first four bytes; the other tests of frames change those.
+    for place in range(4, length):
+        changed = bytearray(frame)
+        changed[place] ^= 0xFF
+        os.pwrite(writer._log, bytes(changed), writer.page.written)
+        writer._position += length
+        writer.page.written = writer._position
+    settled()
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 2
+    assert DeadLetter.objects.count() == length - 4
+    assert set(DeadLetter.objects.values_list("reason", flat=True)) == {"The checksum is wrong."}
+    assert posted(organization) == 1_000_000 - 2 * COST
+
+
+def test_nonsense_with_a_right_checksum_is_kept_aside(organization, settled, ingester, writer):
+    for payload in (b"\x00", b"\xff" * 40, b"\x00\x05hello", os.urandom(200)):
+        writer.append(payload)
+    settled()
+    ingester.ingest(NOW)
+    assert DeadLetter.objects.count() == 4
+    assert posted(organization) == 1_000_000 - COST
+
+
+# --- Dead writers -------------------------------------------------------------------------------
+def interrupted(writer, opening, *, relayed=0, reported=None):
+    """A call in flight, when its writer dies."""
+    index = writer.slots.open(records.encode_opening(opening))
+    if relayed:
+        writer.slots.relay(index, relayed)
+    if reported:
+        writer.slots.report(index, reported)
+
+
+def test_calls_of_a_dead_writer_are_charged_by_what_was_relayed(
+    organization, price, ingester, writer, make_writer
+):
+    leases.register(writer.name, host="here", at=NOW)
+    leases.grant(writer.name, organization.pk, needed_nanos=500_000)
+
+    def opening():
+        return factories.make_opening(
+            organization=organization,
+            price=price,
+            input_tokens_estimate=100,
+            output_tokens_max=50,
+            started_at=NOW - timedelta(seconds=5),
+        )
+
+    silent, relayed, reported, long = opening(), opening(), opening(), opening()
+    interrupted(writer, silent)
+    interrupted(writer, relayed, relayed=7)
+    interrupted(writer, reported, relayed=9, reported=Usage(input=1000, output=1))
+    interrupted(writer, long, relayed=10_000)
+    writer.close()
+    ingester.ingest(NOW)
+    found = {record.call_id: record for record in UsageRecord.objects.all()}
+    assert {record.status for record in found.values()} == {"CRASHED"}
+    tokens = {
+        name: (found[call.call_id].input_tokens, found[call.call_id].output_tokens)
+        for name, call in {
+            "silent": silent,
+            "relayed": relayed,
+            "reported": reported,
+            "long": long,
+        }.items()
+    }
+    assert tokens == {
+        "silent": (0, 0), "relayed": (100, 7), "reported": (1000, 9), "long": (100, 50),
+    }  # fmt: skip
+    assert found[silent.call_id].usage_source == "NONE"
+    assert found[relayed.call_id].usage_source == "ESTIMATED"
+    assert found[reported.call_id].usage_source == "PROVIDER_PARTIAL"
+    assert found[relayed.call_id].duration_ms == 5000
+    assert ledger.balance(organization).held_nanos == 0
+    assert Journal.objects.get().closed_at == NOW
+    assert not writer.directory.exists()
+    assert checks.verify().differences == []
+
+
+def test_a_call_that_settled_and_kept_its_slot_is_charged_once_and_in_full(
+    organization, price, settled, ingester, writer
+):
+    opening = settled()
+    interrupted(writer, opening, relayed=3)
+    writer.close()
+    ingester.ingest(NOW)
+    record = UsageRecord.objects.get()
+    assert (record.status, record.cost_nanos) == ("FINISHED", COST)
+    assert posted(organization) == 1_000_000 - COST
+
+
+def test_a_settlement_that_was_torn_is_charged_by_its_slot(
+    organization, price, settled, ingester, writer
+):
+    opening = factories.make_opening(
+        organization=organization, price=price, input_tokens_estimate=100, output_tokens_max=50
+    )
+    interrupted(writer, opening, relayed=7)
+    ending = factories.make_ending(usage=USAGE)
+    payload = records.encode_settlement(records.encode_opening(opening), ending, COST)
+    os.pwrite(writer._log, frames.encode(payload)[:-1], 0)
+    writer.close()
+    ingester.ingest(NOW)
+    record = UsageRecord.objects.get()
+    assert (record.status, record.output_tokens) == ("CRASHED", 7)
+    assert not DeadLetter.objects.exists()
+
+
+def test_a_living_writers_calls_in_flight_are_left_alone(organization, price, ingester, writer):
+    opening = factories.make_opening(organization=organization, price=price)
+    interrupted(writer, opening, relayed=7)
+    assert ingester.ingest(NOW) == 0
+    assert not UsageRecord.objects.exists()
+
+
+def test_a_starting_writer_is_not_taken_for_a_dead_one(ingester, writer):
+    (writer.directory / "ready").unlink()
+    writer.close()
+    assert ingester.ingest(NOW) == 0
+    assert writer.directory.exists()
+
+
+def test_what_a_reclaimed_host_ingests_late_is_still_charged(
+    organization, settled, ingester, writer
+):
+    leases.register(writer.name, host="here", at=NOW - timedelta(hours=3))
+    leases.grant(writer.name, organization.pk, needed_nanos=500_000)
+    settled()
+    assert leases.reclaim(NOW, silent_for=timedelta(hours=1)) == [writer.name]
+    assert ledger.balance(organization).held_nanos == 0
+    ingester.ingest(NOW)
+    assert posted(organization) == 1_000_000 - COST
+    assert checks.verify().differences == []
+
+
+# --- Two at once --------------------------------------------------------------------------------
+def test_two_ingesters_at_once_book_everything_once(organization, settled, writer, tmp_path):
+    for _ in range(60):
+        settled(usage=Usage(input=10))
+    count, failures = [], []
+
+    def run():
+        own = ingest.Ingester(tmp_path, host="here")
+        try:
+            for _ in range(20):
+                count.append(own.ingest(NOW))
+        except Exception as error:
+            failures.append(error)
+        finally:
+            own.close()
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sum(count) == 60
+    assert UsageRecord.objects.count() == 60
+    assert posted(organization) == 1_000_000 - 60 * 200
+    assert checks.verify().differences == []
