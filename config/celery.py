@@ -22,6 +22,10 @@ app.conf.beat_schedule = {
     "reconcile-payments": {"task": "billing.reconcile_payments", "schedule": 120.0},
     "buy-credit": {"task": "billing.buy_credit", "schedule": 60.0},
     "purge-stored-items": {"task": "gateway.purge_stored_items", "schedule": 3600.0},
+    "purge-idempotent-requests": {
+        "task": "gateway.purge_idempotent_requests",
+        "schedule": 3600.0,
+    },
     "purge-logs": {"task": "deployments.purge_logs", "schedule": 3600.0},
     "purge-uploads": {"task": "deployments.purge_uploads", "schedule": 3600.0},
 }

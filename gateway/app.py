@@ -24,6 +24,7 @@ from gateway.exchange import ClientGone, Exchange, Receive, Scope, Send
 from gateway.limits import Limiter
 from gateway.proxy import Ask, Services, serve_generation
 from gateway.refusals import Refusal
+from gateway.replays import Replays
 from gateway.snapshot import Snapshot
 from gateway.store import Store
 from gateway.upstream import Connections, Limits
@@ -86,7 +87,9 @@ class GatewayApp:
         connections = Connections(Limits(**settings.PROVIDER_SECONDS_MAX))
         snapshot = Snapshot()
         limiter = Limiter(Budgets(snapshot), settings.REDIS_URL)
-        self._services = Services(snapshot, connections, meter, Store(), Breakers(), limiter)
+        self._services = Services(
+            snapshot, connections, meter, Store(), Breakers(), limiter, Replays()
+        )
 
     async def stop(self) -> None:
         """Settle what is queued and close everything."""
@@ -97,6 +100,7 @@ class GatewayApp:
             await services.limiter.close()
             services.snapshot.close()
             services.store.close()
+            services.replays.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""

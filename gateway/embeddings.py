@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from django.conf import settings
 
-from gateway import attempts, refusals, routing
+from gateway import attempts, refusals, replays, routing
 from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
 from gateway.catalog import EMBEDDINGS, Candidate
@@ -24,6 +24,7 @@ from gateway.exchange import Exchange
 from gateway.limits import Demand
 from gateway.prompts import PromptSize
 from gateway.proxy import (
+    Received,
     Run,
     Services,
     Status,
@@ -32,6 +33,7 @@ from gateway.proxy import (
     open_call,
     parse_object,
 )
+from gateway.replays import Attempt
 from gateway.translation import Translation, write_json
 from gateway.upstream import Answer, UpstreamCut, UpstreamTimedOut
 
@@ -83,30 +85,48 @@ async def serve_embeddings(exchange: Exchange, services: Services, call_id: uuid
     caller, key_id = await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = parse_object(raw)
-    inspection = inspect(body)
+    received = Received(caller, key_id, raw, body, inspect(body), began_at)
+    if not exchange.header(replays.HEADER):
+        await _embed(exchange, services, call_id, received)
+        return
+    async with replays.once(services.replays, exchange, caller, raw, is_stream=False) as attempt:
+        if attempt is not None:
+            await _embed(exchange, services, call_id, received, attempt)
+
+
+async def _embed(
+    exchange: Exchange,
+    services: Services,
+    call_id: uuid.UUID,
+    received: Received,
+    attempt: Attempt | None = None,
+) -> None:
+    """Carry out what was received."""
+    caller, inspection = received.caller, received.inspection
     candidates = routing.choose(
         await current_catalog(services),
         inspection.model,
         capability=EMBEDDINGS,
         chance=attempts.CHANCE,
     )
-    size = PromptSize(len(raw))
+    size = PromptSize(len(received.raw))
     opening = open_call(
-        exchange, caller, key_id, candidates, inspection, size, call_id, "embeddings"
+        exchange, caller, received.key_id, candidates, inspection, size, call_id, "embeddings"
     )
     demand = Demand(WIRE, size.tokens_estimate(), output_tokens_max=0)
     admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
         caller=caller,
-        translation=Translation(CLIENT_DIALECTS[WIRE], inspection, body),
+        translation=Translation(CLIENT_DIALECTS[WIRE], inspection, received.body),
         candidate=candidates[0],
         call=call,
         admission=admission,
-        reply=Reply(call_id.hex, int(time.time()), body),
-        began_at=began_at,
+        reply=Reply(call_id.hex, int(time.time()), received.body),
+        began_at=received.began_at,
+        attempt=attempt,
     )
     try:
-        answer = await _ask(services, candidates, run, EmbeddingRequest(body))
+        answer = await _ask(services, candidates, run, EmbeddingRequest(received.body))
     finally:
         await run.settle()
     await exchange.send_bytes(200, answer)

@@ -6,7 +6,7 @@ money. No answer ever carries an `Access-Control-*` header: keys are for servers
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -38,6 +38,8 @@ class Exchange:
         self.has_started = False
         # Headers that every answer from now on carries.
         self.answer_headers: Mapping[str, str] = {}
+        # Given the status and body of a whole answer before it is sent.
+        self.on_answer: Callable[[int, bytes], Awaitable[None]] | None = None
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
@@ -119,6 +121,8 @@ class Exchange:
         self, status: int, body: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
         """A whole answer whose body is JSON already."""
+        if self.on_answer is not None:
+            await self.on_answer(status, body)
         extra = [(b"content-length", str(len(body)).encode())]
         await self._start(status, b"application/json", b"no-store", headers, extra)
         await self._send({"type": "http.response.body", "body": body})

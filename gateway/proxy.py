@@ -24,7 +24,7 @@ from billing.calls import OUTPUT_SLICE_TOKENS
 from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
 from billing.pricing import Usage
-from gateway import attempts, memory, prompts, refusals, routing, sse, state
+from gateway import attempts, memory, prompts, refusals, replays, routing, sse, state
 from gateway.attempts import AttemptFailed
 from gateway.authentication import authenticate
 from gateway.breakers import Breakers
@@ -53,6 +53,7 @@ from gateway.exchange import ClientGone, Exchange
 from gateway.limits import Admission, Demand, Limiter
 from gateway.prompts import PromptSize
 from gateway.refusals import Refusal
+from gateway.replays import Attempt, Replays
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from gateway.store import Store
 from gateway.translation import Translation
@@ -78,6 +79,7 @@ class Services:
     store: Store
     breakers: Breakers
     limiter: Limiter
+    replays: Replays
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,18 @@ class Ask:
     dialect: str
     endpoint: str
     members: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request that was read: whose it is, its bytes, and what they say."""
+
+    caller: Caller
+    key_id: int
+    raw: bytes
+    body: Json
+    inspection: Inspection
+    began_at: float
 
 
 @dataclass(slots=True)
@@ -100,6 +114,8 @@ class Run:
     admission: Admission
     reply: Reply
     began_at: float
+    # What keeps the answer for whoever repeats the call, if its client may.
+    attempt: Attempt | None = None
     status: str = Status.UPSTREAM_ERROR
     http_status: int = 502
     error_code: str = ""
@@ -193,6 +209,8 @@ class Run:
         written when the wait begins, and a cancelled request has settled, too.
         """
         ending = self.ending()
+        if self.attempt is not None:
+            self.attempt.is_billed = ending.usage.total > 0
         self.admission.end(ending)
         durable = self.call.settle(ending)
         if durable.done() and durable.exception() is None:
@@ -212,11 +230,34 @@ async def serve_generation(
 ) -> None:
     """A request for a model's answer, in any dialect. Raises Refusal while nothing was sent."""
     began_at = time.monotonic()
-    dialect = CLIENT_DIALECTS[ask.dialect]
     caller, key_id = await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = {**parse_object(raw), **ask.members}
-    inspection = dialect.inspect(body)
+    inspection = CLIENT_DIALECTS[ask.dialect].inspect(body)
+    received = Received(caller, key_id, raw, body, inspection, began_at)
+    if not exchange.header(replays.HEADER):
+        await _generate(exchange, services, call_id, ask, received)
+        return
+    is_stream = inspection.is_stream
+    async with replays.once(
+        services.replays, exchange, caller, raw, is_stream=is_stream
+    ) as attempt:
+        if attempt is not None:
+            await _generate(exchange, services, call_id, ask, received, attempt)
+
+
+async def _generate(
+    exchange: Exchange,
+    services: Services,
+    call_id: uuid.UUID,
+    ask: Ask,
+    received: Received,
+    attempt: Attempt | None = None,
+) -> None:
+    """Carry out what was received."""
+    dialect = CLIENT_DIALECTS[ask.dialect]
+    caller, raw, body = received.caller, received.raw, received.body
+    inspection = received.inspection
     catalog = await current_catalog(services)
     if ask.dialect == "openai_responses" and inspection.model not in catalog.by_name:
         raise refusals.unknown_model_of_response(inspection.model)
@@ -229,7 +270,9 @@ async def serve_generation(
     candidates, output_tokens_max, sent_bytes_max = _servable(translation, candidates)
     size = prompts.measure(max(len(raw), sent_bytes_max), dialect.media(expanded), expanded)
     asked = replace(inspection, output_tokens_max=output_tokens_max)
-    opening = open_call(exchange, caller, key_id, candidates, asked, size, call_id, ask.endpoint)
+    opening = open_call(
+        exchange, caller, received.key_id, candidates, asked, size, call_id, ask.endpoint
+    )
     demand = _demand(ask.dialect, candidates, asked, size)
     admission, call = await admit_and_hold(exchange, services, caller, opening, demand)
     run = Run(
@@ -239,7 +282,8 @@ async def serve_generation(
         call=call,
         admission=admission,
         reply=Reply(call_id.hex, int(time.time()), body),
-        began_at=began_at,
+        began_at=received.began_at,
+        attempt=attempt,
     )
     try:
         await _run(exchange, services, candidates, run)

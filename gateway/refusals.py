@@ -516,3 +516,52 @@ def item_not_found(item_id: str) -> Refusal:
 def unsupported_parameter(name: str, message: str) -> Refusal:
     """A parameter that no provider behind the gateway can be given."""
     return Refusal(400, INVALID, message, code="unsupported_parameter", param=name)
+
+
+# --- repeated calls --------------------------------------------------------------------------
+
+
+def stream_with_idempotency_key() -> Refusal:
+    """A stream is not kept."""
+    return Refusal(
+        400,
+        INVALID,
+        "A streaming call cannot be replayed. Leave out the Idempotency-Key header, or ask for "
+        "the whole answer at once.",
+        code="idempotency_not_supported",
+        param="Idempotency-Key",
+    )
+
+
+def idempotency_key_invalid(message: str) -> Refusal:
+    """Empty, too long, or with characters no header should have."""
+    return Refusal(400, INVALID, message, code="idempotency_key_invalid", param="Idempotency-Key")
+
+
+def idempotency_key_reused(message: str) -> Refusal:
+    """The key named another request before."""
+    return Refusal(422, INVALID, message, code="idempotency_key_reused", param="Idempotency-Key")
+
+
+def idempotency_in_progress(message: str, retry_after_seconds: int) -> Refusal:
+    """The first attempt runs: its answer can be had later."""
+    return Refusal(
+        409,
+        INVALID,
+        message,
+        code="idempotency_in_progress",
+        param="Idempotency-Key",
+        headers={"retry-after": str(retry_after_seconds), "x-should-retry": "true"},
+    )
+
+
+def idempotent_answer_not_kept(message: str) -> Refusal:
+    """Carried out and billed, but there is nothing to answer with."""
+    return Refusal(
+        409,
+        INVALID,
+        message,
+        code="idempotent_answer_not_kept",
+        param="Idempotency-Key",
+        headers={"x-should-retry": "false"},
+    )

@@ -3,16 +3,27 @@
 The calls themselves belong to the apps above. All are POST with a JSON body and a workspace token.
 """
 
+import json
+from datetime import timedelta
 from typing import Any, cast
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from rest_framework import exceptions
 from rest_framework.parsers import JSONParser
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from orgs import idempotency
 from orgs.authentication import WorkspaceCaller
+from orgs.errors import DataApiError
 from orgs.models import Workspace
+
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+# No call of the data API takes nearly as long.
+LEASE = timedelta(minutes=10)
 
 
 class BodyParser(JSONParser):
@@ -36,6 +47,70 @@ class DataApiCall(APIView):
         if "CONTENT_LENGTH" not in request.META:
             request.META["CONTENT_LENGTH"] = str(len(request.body))
         return super().initialize_request(request, *args, **kwargs)
+
+
+class OnceView(DataApiCall):
+    """Base of calls that move money or must otherwise not happen twice.
+
+    With an `Idempotency-Key`, the same request again within a day gets the same answer and the
+    header `Idempotent-Replayed: true`; a refusal is not kept. Keys are the workspace's own.
+    """
+
+    def post_once(self, request: Request) -> Response:
+        """What the call does; at most once for a key."""
+        raise NotImplementedError
+
+    def post(self, request: Request) -> Response | HttpResponse:
+        """The call, or what it was answered before."""
+        key = request.headers.get(IDEMPOTENCY_HEADER)
+        if key is None:
+            return self.post_once(request)
+        workspace = workspace_of(request)
+        found = self._claim(request, workspace, key)
+        if isinstance(found, idempotency.Answer):
+            return HttpResponse(
+                found.body,
+                status=found.status,
+                content_type="application/json",
+                headers={"Idempotent-Replayed": "true"},
+            )
+        try:
+            response = self.post_once(request)
+            body = JSONRenderer().render(response.data)
+        except BaseException:
+            idempotency.release(found)
+            raise
+        idempotency.keep(found, idempotency.Answer(response.status_code, body))
+        return response
+
+    def _claim(
+        self, request: Request, workspace: Workspace, key: str
+    ) -> idempotency.Claim | idempotency.Answer:
+        said = json.dumps(request.data, sort_keys=True).encode()
+        try:
+            return idempotency.claim(
+                workspace.organization_id,
+                f"workspace:{workspace.pk}",
+                key,
+                idempotency.fingerprint(request.path.encode(), said),
+                lease=LEASE,
+                at=timezone.now(),
+            )
+        except idempotency.UnableToClaim as error:
+            raise _refused(error) from None
+
+
+def _refused(error: idempotency.UnableToClaim) -> DataApiError:
+    match error:
+        case idempotency.KeyReused():
+            return DataApiError("idempotency_key_reused", str(error), status_code=422)
+        case idempotency.StillInProgress():
+            refusal = DataApiError("idempotency_in_progress", str(error), status_code=409)
+            refusal.wait = error.wait_seconds  # DRF's word for Retry-After
+            return refusal
+        case idempotency.AnswerNotKept():
+            return DataApiError("idempotent_answer_not_kept", str(error), status_code=409)
+    return DataApiError("idempotency_key_invalid", str(error))
 
 
 def workspace_of(request: Request) -> Workspace:

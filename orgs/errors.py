@@ -15,6 +15,8 @@ class DataApiError(exceptions.APIException):
     """A refusal with its own status and stable machine-readable code."""
 
     status_code: int = status.HTTP_400_BAD_REQUEST
+    # Seconds after which another try makes sense: the answer's Retry-After.
+    wait: int | None = None
 
     def __init__(self, code: str, message: str, *, status_code: int | None = None) -> None:
         self.code = code

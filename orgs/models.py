@@ -153,3 +153,35 @@ class WorkspaceToken(models.Model):
     def is_usable(self, *, at: datetime) -> bool:
         """Whether the token is neither revoked nor expired at `at`."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > at)
+
+
+class IdempotentRequest(models.Model):
+    """A request that came with an Idempotency-Key: being carried out, or with its answer.
+
+    See orgs/idempotency.py. The key itself is not kept, only its digest.
+    """
+
+    organization = models.ForeignKey(
+        Organization, on_delete=models.CASCADE, related_name="idempotent_requests"
+    )
+    scope = models.CharField(max_length=60)
+    key_digest = models.CharField(max_length=64)
+    fingerprint = models.CharField(max_length=64)
+    # Who carries it out, and until when nobody else may.
+    lease = models.UUIDField()
+    leased_until = models.DateTimeField()
+    # The HTTP status of the answer; null while there is none.
+    status = models.PositiveSmallIntegerField(null=True)
+    answer_sealed = models.TextField(blank=True, editable=False)
+    created_at = models.DateTimeField(editable=False)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["organization", "scope", "key_digest"], name="orgs_idempotent_request_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.key_digest[:12]}"

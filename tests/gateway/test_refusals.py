@@ -222,6 +222,33 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         *(500, refusals.SERVER, None, None, {}),
         openai.InternalServerError,
     ),
+    (
+        refusals.stream_with_idempotency_key(),
+        *(400, refusals.INVALID, "idempotency_not_supported", "Idempotency-Key", {}),
+        openai.BadRequestError,
+    ),
+    (
+        refusals.idempotency_key_invalid("It has a space."),
+        *(400, refusals.INVALID, "idempotency_key_invalid", "Idempotency-Key", {}),
+        openai.BadRequestError,
+    ),
+    (
+        refusals.idempotency_key_reused("Use another."),
+        *(422, refusals.INVALID, "idempotency_key_reused", "Idempotency-Key", {}),
+        openai.UnprocessableEntityError,
+    ),
+    (
+        refusals.idempotency_in_progress("Ask again.", 2),
+        *(409, refusals.INVALID, "idempotency_in_progress", "Idempotency-Key"),
+        {"retry-after": "2", RETRY: "true"},
+        openai.ConflictError,
+    ),
+    (
+        refusals.idempotent_answer_not_kept("It was too large."),
+        *(409, refusals.INVALID, "idempotent_answer_not_kept", "Idempotency-Key"),
+        {RETRY: "false"},
+        openai.ConflictError,
+    ),
 ]
 
 
@@ -320,6 +347,10 @@ ARGUMENTS: dict[str, Any] = {
         "param": "messages",
     },
     "internal": {"request_id": "req_1"},
+    "idempotency_key_invalid": {"message": "It has a space."},
+    "idempotency_key_reused": {"message": "Use another."},
+    "idempotency_in_progress": {"message": "Ask again.", "retry_after_seconds": 2},
+    "idempotent_answer_not_kept": {"message": "It was too large."},
     "unknown_model_of_response": {"model": "gpt-0"},
     "previous_response_not_found": {"response_id": "resp_1"},
     "response_not_found": {"response_id": "resp_1"},
