@@ -616,12 +616,16 @@ async def _forward(
     forward = []
     tokens = 0
     for event in events:
+        if type(event) is TextDelta:  # nearly all of them, and without any state
+            tokens += 1
+            forward.append(encoder.write(event))
+            continue
         match event:
             case Started(model=model):
                 run.model_served = model
             case UsageReported(usage=usage):
                 run.report(usage)
-            case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolCallDelta():
+            case ReasoningDelta() | RefusalDelta() | ToolCallDelta():
                 tokens += 1
             case Failed(message=message):
                 _fail_inside(run, message)

@@ -9,7 +9,8 @@ UTF-8 are an error, not U+FFFD, because what they stood for is lost. Pure; bound
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -101,7 +102,88 @@ def _text_of(value: bytes) -> str:
         raise UnreadableMessage("A message is no UTF-8.") from error
 
 
-DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+# --- forwarding ------------------------------------------------------------------------------
+
+DATA_LINE = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Splitter:
+    """Cuts a stream that is forwarded into runs of whole messages; keeps the unfinished one.
+
+    Lines end in LF afterwards, unless `keeps_line_ends`: then in LF or CRLF, as they came.
+    """
+
+    message_bytes_max: int = MESSAGE_BYTES_MAX
+    keeps_line_ends: bool = False
+    # In parts: joining them at every piece would copy a long message over and over.
+    _parts: list[bytes] = field(default_factory=list, init=False)
+    _size: int = field(default=0, init=False)
+
+    def feed(self, piece: bytes) -> bytes:
+        """The messages that are whole now, b"" if none is. Raises MessageTooLong."""
+        if not self._parts and piece.endswith(b"\n\n") and b"\r" not in piece:
+            return piece  # nearly always
+        if b"\n" not in piece:  # which every boundary ends with
+            return self._keep(piece)
+        buffer = b"".join((*self._parts, piece)) if self._parts else piece
+        self._parts, self._size = [], 0
+        if not self.keeps_line_ends and b"\r" in buffer:
+            buffer = buffer.replace(b"\r\n", b"\n")
+        cut = self._end_of_last(buffer)
+        if cut == len(buffer):
+            return buffer
+        self._keep(buffer[cut:])
+        return buffer[:cut]
+
+    def _end_of_last(self, buffer: bytes) -> int:
+        """Where the last whole message ends; 0 if none does."""
+        at = buffer.rfind(b"\n\n")
+        end = at + 2 if at >= 0 else 0
+        if self.keeps_line_ends and (at := buffer.rfind(b"\n\r\n")) >= 0:
+            return max(end, at + 3)
+        return end
+
+    def _keep(self, rest: bytes) -> bytes:
+        if rest:
+            self._parts.append(rest)
+            self._size += len(rest)
+        if self._size > self.message_bytes_max:
+            raise MessageTooLong
+        return b""
+
+
+def sift(whole: bytes, find: Callable[[bytes], int]) -> Iterator[tuple[bytes, bool]]:
+    """Messages in order, in as few pieces as can be: (bytes, whether it must be read).
+
+    `whole` is what a Splitter gave, its lines ended by LF. `find` says where the first bytes are
+    that make their message worth reading, -1 for nowhere: such a message comes by itself, those
+    around it in runs.
+    """
+    while whole:
+        at = find(whole)
+        if at < 0:
+            yield whole, False
+            return
+        boundary = whole.rfind(b"\n\n", 0, at)
+        begin = boundary + 2 if boundary >= 0 else 0
+        if begin:
+            yield whole[:begin], False
+        end = whole.find(b"\n\n", at) + 2
+        yield whole[begin:end], True
+        whole = whole[end:]
+
+
+def data_of(message: bytes) -> bytes:
+    """The joined `data:` lines of one message; nearly always there is one and nothing else."""
+    if message.startswith(b"data:") and message.count(b"\n") == 2:
+        return message[5:].strip()
+    return b"\n".join(DATA_LINE.findall(message.removeprefix(BYTE_ORDER_MARK))).strip()
+
+
+def count_messages(whole: bytes) -> int:
+    """How many messages carry data; comments do not, and a line feed cannot occur inside JSON."""
+    return whole.count(b"\ndata:") + whole.startswith(b"data:")
 
 
 def check_objects(whole: bytes) -> None:
@@ -131,6 +213,9 @@ def check_objects(whole: bytes) -> None:
         is_object = data.startswith(b"{") and data.endswith(b"}")
         if data and not is_object and data != b"[DONE]":
             raise UnreadableMessage("A message is no JSON object.")
+
+
+# --- writing ---------------------------------------------------------------------------------
 
 
 def encode(data: bytes, *, event: str = "") -> bytes:

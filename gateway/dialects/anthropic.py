@@ -258,14 +258,18 @@ class AnthropicStreamDecoder:
 # quotes are escaped; so does everything but a provider's objects, and those are read and skipped.
 NEEDS_READING = re.compile(rb'"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
 SPEAKS = re.compile(rb'"type"\s*:\s*"content_block_delta"')
-DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+
+
+def _find_remarkable(messages: bytes) -> int:
+    match = NEEDS_READING.search(messages)
+    return match.start() if match else -1
 
 
 class AnthropicPassThrough:
     """Forwards a Messages stream as it is; parses only its first and last events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._messages = sse.Splitter()
         self._held = b""
         self._ended = False
         self._totals = UsageTotals()
@@ -276,20 +280,12 @@ class AnthropicPassThrough:
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
-        if self._ended:
-            return b""
-        buffer = self._rest + piece
-        if b"\r" in buffer:
-            buffer = buffer.replace(b"\r\n", b"\n")
-        cut = buffer.rfind(b"\n\n") + 2
-        whole, self._rest = (b"", buffer) if cut == 1 else (buffer[:cut], buffer[cut:])
-        if len(self._rest) > sse.MESSAGE_BYTES_MAX:
-            raise sse.MessageTooLong
-        if not NEEDS_READING.search(whole):
-            sse.check_objects(whole)
-            self.relayed_messages += len(SPEAKS.findall(whole))
-            return whole
-        return b"".join([self._read_block(block) for block in whole[:-2].split(b"\n\n")])
+        return b"".join(
+            [
+                self._read(messages) if is_to_read else self._forward(messages)
+                for messages, is_to_read in sse.sift(self._messages.feed(piece), _find_remarkable)
+            ]
+        )
 
     def close(self) -> bytes:
         """See PassThrough."""
@@ -305,16 +301,20 @@ class AnthropicPassThrough:
         """See PassThrough."""
         return None
 
-    def _read_block(self, block: bytes) -> bytes:
+    def _forward(self, messages: bytes) -> bytes:
+        if self._ended:
+            return b""
+        sse.check_objects(messages)
+        self.relayed_messages += len(SPEAKS.findall(messages))
+        return messages
+
+    def _read(self, message: bytes) -> bytes:
         """What to forward of one message: all of it, but for an error and for the end."""
         if self._ended:
             return b""
-        message = block + b"\n\n"
-        if not NEEDS_READING.search(block):
-            sse.check_objects(message)
-            self.relayed_messages += len(SPEAKS.findall(block))
+        data = sse.data_of(message)
+        if not data:
             return message
-        data = b"\n".join(DATA_LINE.findall(block.removeprefix(sse.BYTE_ORDER_MARK)))
         frame = _read_frame(data)
         match frame.get("type"):
             case "message_start":

@@ -231,14 +231,6 @@ class GeminiStreamDecoder:
 # --- forwarding ------------------------------------------------------------------------------
 
 BOUNDARY = re.compile(rb"\n\r?\n")  # with the line end of either kind before it
-DATA_LINE = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
-
-
-def _data_of(message: bytes) -> bytes:
-    """The joined `data:` lines of one message; nearly always there is one and nothing else."""
-    if message.startswith(b"data:") and message.count(b"\n") == 2:
-        return message[5:].strip()
-    return b"\n".join(DATA_LINE.findall(message.removeprefix(sse.BYTE_ORDER_MARK))).strip()
 
 
 class GeminiPassThrough:
@@ -246,7 +238,7 @@ class GeminiPassThrough:
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
-        self._rest = b""
+        self._messages = sse.Splitter(message_bytes_max=MESSAGE_BYTES_MAX, keeps_line_ends=True)
         self._held = b""
         self._spoken: set[int] = set()
         self._finished: set[int] = set()
@@ -261,22 +253,18 @@ class GeminiPassThrough:
         """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
         if self.failure:
             return b""
-        begin = max(len(self._rest) - 3, 0)
-        buffer = self._rest + piece
+        whole = self._messages.feed(piece)
         forward, start = [], 0
-        while match := BOUNDARY.search(buffer, max(begin, start)):
-            forward.append(self._read_message(buffer[start : match.end()]))
+        for match in BOUNDARY.finditer(whole):
+            forward.append(self._read_message(whole[start : match.end()]))
             start = match.end()
-        self._rest = buffer[start:]
-        if len(self._rest) > MESSAGE_BYTES_MAX:
-            raise sse.MessageTooLong
         return b"".join(forward)
 
     def _read_message(self, message: bytes) -> bytes:
         """What to forward of one message, and of those held before it."""
         if self.failure:
             return b""
-        data = _data_of(message)
+        data = sse.data_of(message)
         if not data:
             return self._pass_on(message, is_data=False)
         chunk = _read_chunk(data)

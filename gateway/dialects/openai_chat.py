@@ -279,18 +279,25 @@ class ChatStreamEncoder:
             "system_fingerprint": None,
         }
         self._opened: set[int] = set()
+        # What stands before and after the text of a chunk, by choice.
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def write(self, event: Event) -> bytes:
         """See StreamEncoder."""
+        if type(event) is TextDelta and not event.logprobs and event.choice in self._around:
+            before, after = self._around[event.choice]
+            return before + orjson.dumps(event.text) + after
         match event:
             case Started(model=model):
                 self._head["model"] = model or self._head["model"]
+                self._around.clear()
                 return b""
             case UsageReported() | Ended() | Failed() | ReasoningEnded() | TextSigned():
                 return b""
             case ChoiceFinished(reason=reason, choice=index):
                 return self._open(index) + self._chunk(index, {}, finish_reason=reason.value)
             case TextDelta(text=text, choice=index, logprobs=logprobs):
+                self._note_around(index)
                 return self._open(index) + self._chunk(index, {"content": text}, logprobs=logprobs)
             case _:
                 return self._open(event.choice) + self._chunk(event.choice, self._delta(event))
@@ -314,6 +321,11 @@ class ChatStreamEncoder:
                 return {"audio": {name: piece for name, piece in pieces.items() if piece}}
             case _:
                 return {}
+
+    def _note_around(self, index: int) -> None:
+        """Only the text differs from one chunk to the next, so the rest is written once."""
+        before, _, after = self._chunk(index, {"content": ""}).partition(b'"content":""')
+        self._around[index] = (before + b'"content":', after)
 
     def _open(self, index: int) -> bytes:
         """The first chunk of a choice carries the role."""
@@ -608,7 +620,7 @@ class ChatPassThrough:
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
-        self._rest = b""
+        self._messages = sse.Splitter()
         self._held = b""
         self._ended = False
         self.usage: Usage | None = None
@@ -618,23 +630,19 @@ class ChatPassThrough:
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
-        if self._ended:
+        whole = b"" if self._ended else self._messages.feed(piece)
+        if not whole:
             return b""
-        buffer = self._rest + piece
-        if b"\r" in buffer:
-            buffer = buffer.replace(b"\r\n", b"\n")
-        cut = buffer.rfind(b"\n\n") + 2
-        if cut == 1:
-            self._rest = self._bounded(buffer)
-            return b""
-        whole, self._rest = buffer[:cut], self._bounded(buffer[cut:])
         if not self.model:
             self.model = _model_of(whole)
-        if not self._held and not _needs_reading(whole):
-            sse.check_objects(whole)
-            self.relayed_messages += _count_messages(whole)
-            return whole
-        return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
+        if _find_remarkable(whole) < 0:  # nearly always
+            return self._forward(whole)
+        forward = b""
+        for messages, is_to_read in sse.sift(whole, _find_remarkable):
+            if self._ended:
+                break
+            forward += self._read(messages) if is_to_read else self._forward(messages)
+        return forward
 
     def close(self) -> bytes:
         """See PassThrough."""
@@ -650,32 +658,23 @@ class ChatPassThrough:
         """See PassThrough."""
         return None
 
-    @staticmethod
-    def _bounded(rest: bytes) -> bytes:
-        if len(rest) > sse.MESSAGE_BYTES_MAX:
-            raise sse.MessageTooLong
-        return rest
-
-    def _read_block(self, block: bytes) -> bytes:
+    def _read(self, message: bytes) -> bytes:
         """What to forward of one message; the terminal ones are held."""
-        if self._ended:
-            return b""
-        message = block + b"\n\n"
-        data = _data_of(block)
+        data = sse.data_of(message)
         if data == DONE:
             self._ended = True
             self._held += message
             return b""
-        if not _needs_reading(block):
-            sse.check_objects(message)
-            return self._forward(message)
-        return self._read_chunk(message, data)
+        return self._read_chunk(message, data) if data else self._forward(message)
 
-    def _forward(self, message: bytes) -> bytes:
-        """The message, after the usage report that turned out not to be the last."""
-        self.relayed_messages += _count_messages(message)
+    def _forward(self, messages: bytes) -> bytes:
+        """The messages, after the usage report that turned out not to be the last."""
+        sse.check_objects(messages)
+        self.relayed_messages += sse.count_messages(messages)
+        if not self._held:
+            return messages
         held, self._held = self._held, b""
-        return held + message
+        return held + messages
 
     def _read_chunk(self, message: bytes, data: bytes) -> bytes:
         chunk = _read_chunk(data)
@@ -696,26 +695,19 @@ class ChatPassThrough:
 
 
 USAGE_REPORT = re.compile(rb'"usage"\s*:\s*\{')
-DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 
 
-def _needs_reading(block: bytes) -> bool:
-    """Whether a usage report, an error in either form, or the end may be in there.
+def _find_remarkable(messages: bytes) -> int:
+    """Where a usage report, an error in either form, or the end may begin; -1 for nowhere.
 
     Strings a model wrote match only as whole values, which costs no more than reading a chunk for
     nothing. Three searches for fixed text: one pattern of alternatives takes five times as long.
     """
-    return b"[DONE]" in block or b'"error"' in block or USAGE_REPORT.search(block) is not None
-
-
-def _data_of(block: bytes) -> bytes:
-    """The joined `data:` lines of one message."""
-    return b"\n".join(DATA_LINE.findall(block.removeprefix(sse.BYTE_ORDER_MARK))).strip()
-
-
-def _count_messages(whole: bytes) -> int:
-    """How many messages carry data; comments do not, and a line feed cannot occur inside JSON."""
-    return whole.count(b"\ndata:") + whole.startswith(b"data:")
+    report = USAGE_REPORT.search(messages)
+    if report is None and b"[DONE]" not in messages and b'"error"' not in messages:
+        return -1
+    found = (messages.find(b"[DONE]"), messages.find(b'"error"'), report.start() if report else -1)
+    return min(at for at in found if at >= 0)
 
 
 def _model_of(block: bytes) -> str:

@@ -393,8 +393,6 @@ class ResponsesStreamDecoder:
 # --- forwarding ------------------------------------------------------------------------------
 
 
-# What can matter. A JSON string cannot hold these bytes unescaped, so nothing a model wrote is
-# taken for an event; a match elsewhere in an event costs one parse.
 def with_our_state(response: Json, inspection: Inspection) -> Json:
     """A provider's response object as our client should see it: its state is kept by us."""
     return {
@@ -404,11 +402,17 @@ def with_our_state(response: Json, inspection: Inspection) -> Json:
     }
 
 
+# What can matter. A JSON string cannot hold these bytes unescaped, so nothing a model wrote is
+# taken for an event; a match elsewhere in an event costs one parse.
 NEEDS_READING = re.compile(
     rb'"response\.(?:created|completed|incomplete|failed|cancelled|output_item\.done)"'
     rb'|"type"\s*:\s*"error"|\[DONE\]'
 )
-DATA_LINE = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+
+
+def _find_remarkable(messages: bytes) -> int:
+    match = NEEDS_READING.search(messages)
+    return match.start() if match else -1
 
 
 class ResponsesPassThrough:
@@ -417,7 +421,7 @@ class ResponsesPassThrough:
     def __init__(self, inspection: Inspection, reply: Reply) -> None:
         self._inspection = inspection
         self._reply = reply
-        self._rest = b""
+        self._messages = sse.Splitter(message_bytes_max=MESSAGE_BYTES_MAX)
         self._held = b""
         self._ended = False
         self._object: Json | None = None
@@ -430,19 +434,12 @@ class ResponsesPassThrough:
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
-        buffer = self._rest + piece
-        if b"\r" in buffer:
-            buffer = buffer.replace(b"\r\n", b"\n")
-        cut = buffer.rfind(b"\n\n") + 2
-        if cut == 1:
-            self._rest = self._bounded(buffer)
-            return b""
-        whole, self._rest = buffer[:cut], self._bounded(buffer[cut:])
-        if not self._ended and not NEEDS_READING.search(whole):
-            sse.check_objects(whole)
-            self.relayed_messages += _count_messages(whole)
-            return whole
-        return b"".join(self._read_block(block) for block in whole[:-2].split(b"\n\n"))
+        return b"".join(
+            [
+                self._read(messages) if is_to_read else self._forward(messages)
+                for messages, is_to_read in sse.sift(self._messages.feed(piece), _find_remarkable)
+            ]
+        )
 
     def close(self) -> bytes:
         """See PassThrough."""
@@ -474,29 +471,28 @@ class ResponsesPassThrough:
             return None
         return with_our_state(self._result, self._inspection)
 
-    @staticmethod
-    def _bounded(rest: bytes) -> bytes:
-        if len(rest) > MESSAGE_BYTES_MAX:
-            raise sse.MessageTooLong
-        return rest
-
-    def _read_block(self, block: bytes) -> bytes:
+    def _read(self, message: bytes) -> bytes:
         """What to forward of one message; the terminal ones are held."""
-        message = block + b"\n\n"
-        data = b"\n".join(DATA_LINE.findall(block.removeprefix(sse.BYTE_ORDER_MARK))).strip()
+        data = sse.data_of(message)
+        is_done = data == DONE.encode()
         if self._ended:
             # OpenAI sends nothing more; other servers of this wire end as chat completions do.
-            self._held += message if data == DONE.encode() and self._held else b""
+            self._held += message if is_done and self._held else b""
             return b""
-        if not NEEDS_READING.search(block):
-            sse.check_objects(message)
-        elif data != DONE.encode():
-            self._look(load(data))
+        if is_done or not data:
+            return self._forward(message)
+        self._look(load(data))
         if self._ended:
             self._held = b"" if self.failure else message
             return b""
-        self.relayed_messages += _count_messages(message)
-        return message
+        return self._forward(message)
+
+    def _forward(self, messages: bytes) -> bytes:
+        if self._ended:
+            return b""
+        sse.check_objects(messages)
+        self.relayed_messages += sse.count_messages(messages)
+        return messages
 
     def _look(self, event: Json) -> None:
         """Learn from an event; notes the end."""
@@ -515,8 +511,3 @@ class ResponsesPassThrough:
             self._ended = True
             self.failure = read_failure(event).message
             self.usage = responses_objects.read_usage(response.get("usage"))
-
-
-def _count_messages(whole: bytes) -> int:
-    """How many messages carry data; comments do not, and a line feed cannot occur inside JSON."""
-    return whole.count(b"\ndata:") + whole.startswith(b"data:")

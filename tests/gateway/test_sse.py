@@ -217,3 +217,67 @@ def test_garbage_is_found_alone_and_among_others(message: bytes) -> None:
         for whole in (message, message + other, other + message + other, other * 3 + message):
             with pytest.raises(UnreadableMessage):
                 sse.check_objects(whole)
+
+
+# --- forwarding -------------------------------------------------------------------------------
+
+STREAM = b'data: {"a": 1}\n\n: note\n\nevent: x\ndata: {"b": 2}\n\ndata: {"c": 3}\n\n'
+
+
+@pytest.mark.parametrize("keeps_line_ends", [False, True])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_a_stream_cut_anywhere_splits_into_the_same_messages(
+    line_end: bytes, keeps_line_ends: bool
+) -> None:
+    stream = STREAM.replace(b"\n", line_end)
+    expected = stream if keeps_line_ends else STREAM
+    for first in range(len(stream) + 1):
+        for second in range(first, len(stream) + 1):
+            splitter = sse.Splitter(keeps_line_ends=keeps_line_ends)
+            pieces = (stream[:first], stream[first:second], stream[second:])
+            runs = [splitter.feed(piece) for piece in pieces]
+            assert b"".join(runs) == expected
+            assert all(not run or run.endswith((b"\n\n", b"\n\r\n")) for run in runs)
+            assert splitter == sse.Splitter(keeps_line_ends=keeps_line_ends)
+
+
+def test_byte_by_byte_each_message_comes_as_soon_as_it_is_whole() -> None:
+    splitter = sse.Splitter()
+    runs = [splitter.feed(bytes([byte])) for byte in STREAM]
+    assert [run for run in runs if run] == [part + b"\n\n" for part in STREAM.split(b"\n\n")[:-1]]
+
+
+def test_what_is_no_whole_message_is_never_forwarded() -> None:
+    splitter = sse.Splitter()
+    assert splitter.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
+    assert splitter.feed(b"data: 3") == b""
+    assert splitter.feed(b"\n") == b""
+    assert splitter.feed(b"\n") == b"data: 2\ndata: 3\n\n"
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 101])
+def test_a_forwarded_message_has_a_limit(piece_bytes: int) -> None:
+    splitter = sse.Splitter(message_bytes_max=100)
+    whole = b"data: " + b"x" * 92 + b"\n\n"
+    for start in range(0, len(whole), piece_bytes):
+        splitter.feed(whole[start : start + piece_bytes])
+    for _ in range(100):
+        splitter.feed(b"x")
+    with pytest.raises(sse.MessageTooLong):
+        splitter.feed(b"x")
+
+
+def test_sifting_takes_out_what_must_be_read_and_leaves_the_rest_together() -> None:
+    calm, loud = b"data: calm\n\n", b"data: loud\n\n"
+
+    def find(messages: bytes) -> int:
+        return messages.find(b"loud")
+
+    for wanted in (
+        [(calm * 3, False)],
+        [(loud, True)],
+        [(loud, True), (calm, False)],
+        [(calm * 2, False), (loud, True), (loud, True), (calm, False), (loud, True)],
+    ):
+        assert list(sse.sift(b"".join(part for part, _ in wanted), find)) == wanted
+    assert list(sse.sift(b"", find)) == []
