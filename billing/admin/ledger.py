@@ -24,6 +24,7 @@ from billing.models import (
     LedgerAccount,
     OrganizationTerms,
     PriceVersion,
+    Reconciliation,
     Statement,
     Transfer,
     UsageRecord,
@@ -395,3 +396,21 @@ class StatementAdmin(ReadOnlyAdmin):
     list_select_related = ("organization",)
     search_fields = ("organization__name", "organization__slug")
     date_hierarchy = "month"
+
+
+@admin.register(Reconciliation)
+class ReconciliationAdmin(ReadOnlyAdmin):
+    """Comparisons of providers' exports with our records."""
+
+    list_display = (
+        "ran_at",
+        "provider",
+        "first_day",
+        "last_day",
+        "rows_compared",
+        "rows_off",
+        "tolerance_percent",
+        "ran_by",
+    )
+    list_filter = ("provider",)
+    date_hierarchy = "ran_at"

@@ -25,6 +25,7 @@ from billing.models.payments import PaymentEvent as PaymentEvent
 from billing.models.payments import Refund as Refund
 from billing.models.payments import payment_id as payment_id
 from billing.models.payments import refund_id as refund_id
+from billing.models.reconciliation import Reconciliation as Reconciliation
 from billing.models.rollup import UsageRollup as UsageRollup
 from billing.models.statement import Statement as Statement
 from billing.models.terms import OrganizationTerms as OrganizationTerms

@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 
 from billing import calls, checks, expiry, ledger, rows, statements, tasks
-from billing.models import LedgerAccount, Statement
+from billing.models import LedgerAccount, Statement, Transfer
 from billing.pricing import Usage
 from config.celery import app
 from tests import factories
@@ -92,6 +92,10 @@ def test_every_breakdown_sums_to_the_usage_line(organization, october):
         assert sum(row.tokens for row in rows) == 4500
     assert [row.name for row in figures.days] == ["2025-10-04", "2025-10-31"]
     assert {row.name for row in figures.models} == {"smollm2-135m", "other"}
+
+
+def test_every_kind_of_transfer_that_changes_the_balance_has_a_line():
+    assert {Transfer.Code.OVERAGE, *statements.LABELS} == set(Transfer.Code)
 
 
 def test_the_next_month_opens_where_the_last_one_closed(organization, october, call):
