@@ -213,6 +213,8 @@ def _plan(candidates: list[Candidate], breakers: Breakers) -> list[Candidate]:
     """Who is tried, in order: those whose breaker is open last; a lone candidate twice."""
     now = time.monotonic()
     ordered = sorted(candidates, key=lambda row: breakers.seconds_left(_name(row), now=now) > 0)
+    if breakers.seconds_left(_name(ordered[0]), now=now) == 0:
+        breakers.probe(_name(ordered[0]), now=now)
     return ordered[:ATTEMPTS_MAX] if len(ordered) > 1 else ordered * 2
 
 

@@ -6,6 +6,8 @@ saves nothing. Asked from the event loop, served by database threads of its own.
 """
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
+from gateway.dialects.base import KEPT_ID_CHARACTERS_MAX
 from gateway.models import StoredItem
 from orgs import vault
 
@@ -28,12 +31,13 @@ ITEM_BYTES_MAX = 4 * 1024 * 1024
 ITEMS_MAX = 1_000  # of one look-up
 SECONDS_MAX = 5.0
 THREADS = 2
+QUEUE_MAX = 200  # of what waits for a thread or is in one
 
 Kind = StoredItem.Kind
 
 
 class UnableToUseStore(Exception):
-    """The database did not answer in time."""
+    """The database did not answer in time, or too much waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Store:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="store")
+        self._places = threading.BoundedSemaphore(QUEUE_MAX)
 
     def close(self) -> None:
         """End the threads and their connections."""
@@ -78,15 +83,22 @@ class Store:
         return bool(await self._run(delete_row, organization_id, kind, item_id))
 
     async def _run(self, work: Any, *arguments: Any) -> Any:
-        loop = asyncio.get_running_loop()
+        if not self._places.acquire(blocking=False):
+            raise UnableToUseStore("Too much waits for the database.")
+        deadline = time.monotonic() + SECONDS_MAX
+        future = self._threads.submit(_guarded, deadline, work, *arguments)
+        # Its place is free when a thread has had it, not when nobody waits for it any more.
+        future.add_done_callback(lambda _: self._places.release())
         try:
             async with asyncio.timeout(SECONDS_MAX):
-                return await loop.run_in_executor(self._threads, _guarded, work, *arguments)
+                return await asyncio.shield(asyncio.wrap_future(future))
         except (DatabaseFailure, TimeoutError) as error:
             raise UnableToUseStore from error
 
 
-def _guarded(work: Any, *arguments: Any) -> Any:
+def _guarded(deadline: float, work: Any, *arguments: Any) -> Any:
+    if time.monotonic() > deadline:  # nobody waits for it any more
+        raise UnableToUseStore
     close_old_connections()
     return work(*arguments)
 
@@ -118,6 +130,9 @@ def save_rows(organization_id: int, rows: list[Row]) -> None:
     stored = []
     # One statement may not touch a row twice (PostgreSQL refuses all of it): the last one counts.
     for row in {(row.kind, row.item_id): row for row in rows}.values():
+        if len(row.item_id) > KEPT_ID_CHARACTERS_MAX:  # a provider's; it would cost all the others
+            log.warning("an item's id is too long to be kept", kind=row.kind)
+            continue
         try:
             text = orjson.dumps(row.payload)
         except orjson.JSONEncodeError:  # nested deeper than can be written

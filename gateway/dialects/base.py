@@ -11,6 +11,8 @@ from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
 
 Json = dict[str, Any]
+# The longest id that something is kept under; those of OpenAI have 53 characters.
+KEPT_ID_CHARACTERS_MAX = 200
 
 
 class TruncatedStream(Exception):

@@ -4,12 +4,13 @@ Facts: platform.openai.com/docs/api-reference/chat/create. Readers name the dott
 wrong; unknown fields are kept for a provider of the same wire and ignored by others. Pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from gateway import refusals
 from gateway.dialects import openai_models
 from gateway.dialects.base import Inspection, Json
+from gateway.dialects.parameters import optional, optional_text, require, text, unknown_value
 from gateway.events import Carry
 from gateway.generation import (
     Audio,
@@ -49,7 +50,6 @@ READ_FIELDS = frozenset(
 )
 CHOICES_MAX = 128
 THOUGHT_SIGNATURE = "gemini.thought"
-ECHO_CHARACTERS_MAX = 120
 
 
 # --- inspecting ------------------------------------------------------------------------------
@@ -57,20 +57,20 @@ ECHO_CHARACTERS_MAX = 120
 
 def inspect(body: Json) -> Inspection:
     """What pricing and routing need. Raises Refusal naming the parameter that is wrong."""
-    model = _require(body, "model", str, "a string")
-    messages = _require(body, "messages", list, "an array of objects")
+    model = text(body, "model")
+    messages = require(body, "messages", list, "an array of objects")
     if not messages:
         raise refusals.unsupported_value(
             "messages",
             "Invalid 'messages': empty array. Expected an array with minimum length 1.",
         )
-    options = _optional(body, "stream_options", dict, "an object") or {}
+    options = optional(body, "stream_options", dict, "an object") or {}
     return Inspection(
         model=model,
-        is_stream=bool(_optional(body, "stream", bool, "a boolean")),
+        is_stream=bool(optional(body, "stream", bool, "a boolean")),
         output_tokens_max=_output_tokens_max(body),
         choices=_choices(body),
-        wants_usage=bool(_optional(options, "include_usage", bool, "a boolean", "stream_options")),
+        wants_usage=bool(optional(options, "include_usage", bool, "a boolean", "stream_options")),
     )
 
 
@@ -78,7 +78,7 @@ def _output_tokens_max(body: Json) -> int | None:
     """The larger one when both names are used: which one a provider obeys differs."""
     limits = []
     for name in ("max_completion_tokens", "max_tokens"):
-        value = _optional(body, name, int, "an integer")
+        value = optional(body, name, int, "an integer")
         if value is None:
             continue
         if value < 1:
@@ -89,16 +89,8 @@ def _output_tokens_max(body: Json) -> int | None:
     return max(limits, default=None)
 
 
-def _unknown_value(path: str, value: str, known: Iterable[str]) -> refusals.Refusal:
-    names = ", ".join(f"'{name}'" for name in known)
-    return refusals.unsupported_value(
-        path,
-        f"Invalid value: '{value[:ECHO_CHARACTERS_MAX]}'. Supported values are: {names}.",
-    )
-
-
 def _choices(body: Json) -> int:
-    choices = _optional(body, "n", int, "an integer")
+    choices = optional(body, "n", int, "an integer")
     if choices is None:
         return 1
     if not 1 <= choices <= CHOICES_MAX:
@@ -107,25 +99,6 @@ def _choices(body: Json) -> int:
             f"Invalid 'n': expected a value from 1 to {CHOICES_MAX}, but got {choices} instead.",
         )
     return int(choices)
-
-
-def _require(holder: Mapping[str, Any], name: str, kind: type, words: str, at: str = "") -> Any:
-    path = f"{at}.{name}" if at else name
-    if holder.get(name) is None:
-        raise refusals.missing_parameter(path)
-    return _optional(holder, name, kind, words, at)
-
-
-def _optional(
-    holder: Mapping[str, Any], name: str, kind: type | tuple[type, ...], words: str, at: str = ""
-) -> Any:
-    value = holder.get(name)
-    if value is None:
-        return None
-    # True is an int to Python and a boolean to JSON.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise refusals.wrong_type(f"{at}.{name}" if at else name, words, value)
-    return value
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -150,7 +123,7 @@ def read(body: Json) -> GenerationRequest:
 
 def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
     def number(name: str) -> float | None:
-        value = _optional(body, name, (int, float), "a number")
+        value = optional(body, name, (int, float), "a number")
         return None if value is None else float(value)
 
     return Parameters(
@@ -159,14 +132,14 @@ def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
         top_p=number("top_p"),
         stop=_read_stop(body.get("stop")),
         choices=inspection.choices,
-        seed=_optional(body, "seed", int, "an integer"),
+        seed=optional(body, "seed", int, "an integer"),
         presence_penalty=number("presence_penalty"),
         frequency_penalty=number("frequency_penalty"),
-        logprobs=bool(_optional(body, "logprobs", bool, "a boolean")),
-        top_logprobs=_optional(body, "top_logprobs", int, "an integer"),
-        reasoning_effort=_optional(body, "reasoning_effort", str, "a string"),
-        parallel_tool_calls=_optional(body, "parallel_tool_calls", bool, "a boolean"),
-        user=_optional(body, "user", str, "a string"),
+        logprobs=bool(optional(body, "logprobs", bool, "a boolean")),
+        top_logprobs=optional(body, "top_logprobs", int, "an integer"),
+        reasoning_effort=optional(body, "reasoning_effort", str, "a string"),
+        parallel_tool_calls=optional(body, "parallel_tool_calls", bool, "a boolean"),
+        user=optional(body, "user", str, "a string"),
         extra={name: value for name, value in body.items() if name not in READ_FIELDS},
     )
 
@@ -187,11 +160,11 @@ def _read_stop(stop: Any) -> tuple[str, ...]:
 def _read_turn(message: Any, at: str) -> Turn:
     if not isinstance(message, dict):
         raise refusals.wrong_type(at, "an object", message)
-    role_name = _require(message, "role", str, "a string", at)
+    role_name = text(message, "role", at)
     role = ROLES.get(role_name)
     if role is None:
-        raise _unknown_value(f"{at}.role", role_name, ROLES)
-    name = _optional(message, "name", str, "a string", at) or ""
+        raise unknown_value(f"{at}.role", role_name, ROLES)
+    name = optional_text(message, "name", at)
     if role == "tool":
         return Turn(role, (_read_tool_result(message, at),), name)
     parts = _read_content(message.get("content"), f"{at}.content")
@@ -210,12 +183,12 @@ def _read_turn(message: Any, at: str) -> Turn:
 def _read_tool_result(message: Json, at: str) -> ToolResult:
     """A tool's answer; one of the retired role `function` is known by its function's name."""
     known_by = "name" if message["role"] == "function" else "tool_call_id"
-    call_id = _require(message, known_by, str, "a string", at)
+    call_id = text(message, known_by, at)
     parts: list[Text | Image] = []
     for number, part in enumerate(_read_content(message.get("content"), f"{at}.content")):
         if not isinstance(part, Text | Image):
             kind = message["content"][number]["type"]
-            raise _unknown_value(f"{at}.content[{number}].type", kind, ("text", "image_url"))
+            raise unknown_value(f"{at}.content[{number}].type", kind, ("text", "image_url"))
         parts.append(part)
     return ToolResult(call_id, tuple(parts))
 
@@ -224,12 +197,12 @@ def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[P
     """Reasoning first, as providers that want it back require; tool calls last."""
     before: tuple[Part, ...] = ()
     for field in ("reasoning_content", "reasoning"):
-        if reasoning := _optional(message, field, str, "a string", at):
+        if reasoning := optional(message, field, str, "a string", at):
             before = (Reasoning(reasoning),)
             break
-    if refusal := _optional(message, "refusal", str, "a string", at):
+    if refusal := optional(message, "refusal", str, "a string", at):
         parts = (*parts, RefusalText(refusal))
-    calls = _optional(message, "tool_calls", list, "an array of objects", at) or []
+    calls = optional(message, "tool_calls", list, "an array of objects", at) or []
     return (
         *before,
         *parts,
@@ -240,24 +213,24 @@ def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[P
 
 def _read_function_call(message: Json, at: str) -> tuple[Part, ...]:
     """The retired single call, which has no id: its result names the function, and so does it."""
-    function = _optional(message, "function_call", dict, "an object", at)
+    function = optional(message, "function_call", dict, "an object", at)
     if function is None:
         return ()
-    name = _require(function, "name", str, "a string", f"{at}.function_call")
+    name = text(function, "name", f"{at}.function_call")
     return (ToolCall(name, name, _read_arguments(function, f"{at}.function_call")),)
 
 
 def _read_arguments(function: Json, at: str) -> str:
-    return _optional(function, "arguments", str, "a string", at) or "{}"
+    return optional(function, "arguments", str, "a string", at) or "{}"
 
 
 def _read_tool_call(call: Any, at: str) -> ToolCall:
     if not isinstance(call, dict):
         raise refusals.wrong_type(at, "an object", call)
-    function = _require(call, "function", dict, "an object", at)
+    function = require(call, "function", dict, "an object", at)
     return ToolCall(
-        _require(call, "id", str, "a string", at),
-        _require(function, "name", str, "a string", f"{at}.function"),
+        text(call, "id", at),
+        text(function, "name", f"{at}.function"),
         _read_arguments(function, f"{at}.function"),
         _read_signature(call.get("extra_content")),
     )
@@ -283,65 +256,65 @@ def _read_content(content: Any, at: str) -> tuple[Part, ...]:
 def _read_part(part: Any, at: str) -> Part:
     if not isinstance(part, dict):
         raise refusals.wrong_type(at, "an object", part)
-    kind = _require(part, "type", str, "a string", at)
+    kind = text(part, "type", at)
     reader = PART_READERS.get(kind)
     if reader is None:
-        raise _unknown_value(f"{at}.type", kind, PART_READERS)
+        raise unknown_value(f"{at}.type", kind, PART_READERS)
     return reader(part, at)
 
 
 def _read_image(part: Json, at: str) -> Image:
-    image = _require(part, "image_url", dict, "an object", at)
+    image = require(part, "image_url", dict, "an object", at)
     return Image(
-        _require(image, "url", str, "a string", f"{at}.image_url"),
-        _optional(image, "detail", str, "a string", f"{at}.image_url") or "",
+        text(image, "url", f"{at}.image_url"),
+        optional_text(image, "detail", f"{at}.image_url"),
     )
 
 
 def _read_file(part: Json, at: str) -> File:
-    file = _require(part, "file", dict, "an object", at)
+    file = require(part, "file", dict, "an object", at)
     return File(
-        data_url=_optional(file, "file_data", str, "a string", f"{at}.file") or "",
-        file_id=_optional(file, "file_id", str, "a string", f"{at}.file") or "",
-        filename=_optional(file, "filename", str, "a string", f"{at}.file") or "",
+        data_url=optional_text(file, "file_data", f"{at}.file"),
+        file_id=optional_text(file, "file_id", f"{at}.file"),
+        filename=optional_text(file, "filename", f"{at}.file"),
     )
 
 
 def _read_audio(part: Json, at: str) -> Audio:
-    audio = _require(part, "input_audio", dict, "an object", at)
+    audio = require(part, "input_audio", dict, "an object", at)
     return Audio(
-        _require(audio, "data", str, "a string", f"{at}.input_audio"),
-        _require(audio, "format", str, "a string", f"{at}.input_audio"),
+        text(audio, "data", f"{at}.input_audio"),
+        text(audio, "format", f"{at}.input_audio"),
     )
 
 
 PART_READERS: dict[str, Callable[[Json, str], Part]] = {
-    "text": lambda part, at: Text(_require(part, "text", str, "a string", at)),
+    "text": lambda part, at: Text(text(part, "text", at)),
     "image_url": _read_image,
     "file": _read_file,
     "input_audio": _read_audio,
-    "refusal": lambda part, at: RefusalText(_require(part, "refusal", str, "a string", at)),
+    "refusal": lambda part, at: RefusalText(text(part, "refusal", at)),
 }
 
 
 def _read_tools(body: Json) -> tuple[Tool, ...]:
-    tools = _optional(body, "tools", list, "an array of objects") or []
+    tools = optional(body, "tools", list, "an array of objects") or []
     return tuple(_read_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools))
 
 
 def _read_tool(tool: Any, at: str) -> Tool:
     if not isinstance(tool, dict):
         raise refusals.wrong_type(at, "an object", tool)
-    kind = _optional(tool, "type", str, "a string", at) or "function"
+    kind = optional(tool, "type", str, "a string", at) or "function"
     if kind != "function":
-        raise _unknown_value(f"{at}.type", kind, ("function",))
-    function = _require(tool, "function", dict, "an object", at)
+        raise unknown_value(f"{at}.type", kind, ("function",))
+    function = require(tool, "function", dict, "an object", at)
     at = f"{at}.function"
     return Tool(
-        name=_require(function, "name", str, "a string", at),
-        description=_optional(function, "description", str, "a string", at) or "",
-        schema=_optional(function, "parameters", dict, "an object", at),
-        strict=_optional(function, "strict", bool, "a boolean", at),
+        name=text(function, "name", at),
+        description=optional_text(function, "description", at),
+        schema=optional(function, "parameters", dict, "an object", at),
+        strict=optional(function, "strict", bool, "a boolean", at),
     )
 
 
@@ -351,9 +324,9 @@ def _read_tool_choice(choice: Any) -> ToolChoice | None:
     if choice in ("auto", "none", "required"):
         return ToolChoice(choice)
     if isinstance(choice, str):
-        raise _unknown_value("tool_choice", choice, ("none", "auto", "required"))
+        raise unknown_value("tool_choice", choice, ("none", "auto", "required"))
     if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        name = _require(choice["function"], "name", str, "a string", "tool_choice.function")
+        name = text(choice["function"], "name", "tool_choice.function")
         return ToolChoice("named", name)
     raise refusals.wrong_type(
         "tool_choice", "'auto', 'none', 'required' or an object naming a function", choice
@@ -361,25 +334,25 @@ def _read_tool_choice(choice: Any) -> ToolChoice | None:
 
 
 def _read_output_format(body: Json) -> OutputFormat | None:
-    chosen = _optional(body, "response_format", dict, "an object")
+    chosen = optional(body, "response_format", dict, "an object")
     if chosen is None:
         return None
-    kind = _require(chosen, "type", str, "a string", "response_format")
+    kind = text(chosen, "type", "response_format")
     if kind == "text":
         return None
     if kind == "json_object":
         return OutputFormat("json_object")
     if kind != "json_schema":
         known = ("text", "json_object", "json_schema")
-        raise _unknown_value("response_format.type", kind, known)
+        raise unknown_value("response_format.type", kind, known)
     at = "response_format.json_schema"
-    schema = _require(chosen, "json_schema", dict, "an object", "response_format")
+    schema = require(chosen, "json_schema", dict, "an object", "response_format")
     return OutputFormat(
         "json_schema",
-        name=_require(schema, "name", str, "a string", at),
-        schema=_optional(schema, "schema", dict, "an object", at),
-        strict=_optional(schema, "strict", bool, "a boolean", at),
-        description=_optional(schema, "description", str, "a string", at) or "",
+        name=text(schema, "name", at),
+        schema=optional(schema, "schema", dict, "an object", at),
+        strict=optional(schema, "strict", bool, "a boolean", at),
+        description=optional_text(schema, "description", at),
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from gateway import refusals
 from gateway.dialects import responses_tools
-from gateway.dialects.base import Inspection, Json
+from gateway.dialects.base import KEPT_ID_CHARACTERS_MAX, Inspection, Json
 from gateway.dialects.parameters import (
     objects,
     optional,
@@ -90,7 +90,7 @@ def inspect(body: Json) -> Inspection:
         is_stream=bool(optional(body, "stream", bool, "a boolean")),
         output_tokens_max=_output_tokens_max(body),
         references=_references(items) if isinstance(items, list) else (),
-        previous_id=optional_text(body, "previous_response_id"),
+        previous_id=_kept_id(optional_text(body, "previous_response_id"), "previous_response_id"),
         keeps_state=store is not False,
     )
 
@@ -108,13 +108,24 @@ def _output_tokens_max(body: Json) -> int | None:
 def _references(items: list[Any]) -> tuple[str, ...]:
     """Ids of the items that are only named, and of those that came without a provider's state."""
     ids = [
-        item["id"]
-        for item in items
+        _kept_id(item["id"], f"input[{number}].id")
+        for number, item in enumerate(items)
         if isinstance(item, dict)
         and isinstance(item.get("id"), str)
         and (_type_of(item) == "item_reference" or _lacks_state(item))
     ]
     return tuple(dict.fromkeys(ids))
+
+
+def _kept_id(value: str, path: str) -> str:
+    """An id that something may be kept under. Raises Refusal."""
+    if len(value) > KEPT_ID_CHARACTERS_MAX:
+        raise refusals.unsupported_value(
+            path,
+            f"Invalid '{path}': string too long. Expected a string with maximum length "
+            f"{KEPT_ID_CHARACTERS_MAX}, but got a string with length {len(value)} instead.",
+        )
+    return value
 
 
 def _type_of(item: Json) -> str:

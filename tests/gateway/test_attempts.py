@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,30 @@ async def test_a_provider_that_asked_for_a_pause_is_tried_last(
     assert (await api.chat()).status == 200
     assert (await api.chat()).status == 200
     assert [request["model"] for request in provider.requests] == ["gpt-4o", "spare", "spare"]
+
+
+async def test_after_the_pause_one_call_probes_and_the_others_keep_away(
+    api: ApiClient, app: GatewayApp, provider: Provider
+) -> None:
+    await add_fallback()
+    assert app._services is not None
+    name = ("openai", provider.base_url)
+    app._services.breakers.failed(name, now=time.monotonic() - 60, retry_after_seconds=30)
+    may_answer = asyncio.Event()
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        await may_answer.wait()
+        answer: web.StreamResponse = await whole()(request)
+        return answer
+
+    provider.handler = by_model(gpt_4o=late, spare=whole())
+    probe = asyncio.ensure_future(api.chat())
+    await asyncio.wait_for(provider.asked.wait(), timeout=5)
+    assert (await api.chat()).status == 200
+    may_answer.set()
+    assert (await probe).status == 200
+    assert (await api.chat()).status == 200
+    assert [request["model"] for request in provider.requests] == ["gpt-4o", "spare", "gpt-4o"]
 
 
 async def test_a_call_that_the_process_cannot_finish_is_billed_as_who_served_it(

@@ -740,3 +740,17 @@ def test_unknown_members_survive_forwarding() -> None:
 
 def test_the_path_is_that_of_responses() -> None:
     assert UPSTREAM.path("m", is_stream=True) == UPSTREAM.path("m", is_stream=False) == "/responses"
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"previous_response_id": "resp_" + "x" * 196}, "previous_response_id"),
+        ({"input": [{"type": "item_reference", "id": "x" * 201}]}, "input[0].id"),
+        ({"input": [{"role": "user", "content": "Hi"}, {"id": "x" * 201}]}, "input[1].id"),
+    ],
+)
+def test_an_id_that_nothing_can_be_kept_under_is_refused(change: Any, path: str) -> None:
+    with pytest.raises(Refusal, match="maximum length 200, but got a string with length 201") as no:
+        CLIENT.inspect({"model": "m", "input": "Hi", **change})
+    assert (no.value.status, no.value.param) == (400, path)

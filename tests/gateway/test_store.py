@@ -1,5 +1,7 @@
 """The store: what one organization keeps, nobody else reads."""
 
+import asyncio
+import threading
 from datetime import timedelta
 
 import pytest
@@ -82,3 +84,60 @@ def test_what_cannot_be_decrypted_is_not_found(organization: Organization) -> No
     good = StoredItem.objects.get(item_id="good")
     StoredItem.objects.filter(item_id="moved").update(payload_sealed=good.payload_sealed)
     assert store.load_rows(organization.pk, Kind.ITEM, ["good", "moved"]) == {"good": 1}
+
+
+def test_an_id_too_long_for_the_column_costs_no_other(organization: Organization) -> None:
+    rows = [Row(Kind.ITEM, "x" * 201, 1), Row(Kind.ITEM, "y" * 200, 2)]
+    store.save_rows(organization.pk, rows)
+    assert [row.item_id for row in StoredItem.objects.all()] == ["y" * 200]
+
+
+# --- a database that hangs --------------------------------------------------------------------
+
+
+async def test_what_waits_for_a_hanging_database_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_go_on, done = threading.Event(), []
+
+    def hang(*arguments: object) -> dict[str, object]:
+        may_go_on.wait(timeout=30)
+        done.append(arguments)
+        return {}
+
+    monkeypatch.setattr(store, "load_rows", hang)
+    monkeypatch.setattr(store, "QUEUE_MAX", 3)
+    kept = store.Store()
+    waiting = [asyncio.ensure_future(kept.load(1, Kind.ITEM, ["x"])) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(store.UnableToUseStore, match="Too much waits"):
+        await kept.load(1, Kind.ITEM, ["x"])
+    may_go_on.set()
+    await asyncio.gather(*waiting)
+    assert await kept.load(1, Kind.ITEM, ["x"]) == {}
+    assert len(done) == 4
+    await asyncio.to_thread(kept.close)
+
+
+async def test_what_nobody_waits_for_any_more_keeps_its_place_and_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_go_on, done = threading.Event(), []
+
+    def hang(*arguments: object) -> dict[str, object]:
+        may_go_on.wait(timeout=30)
+        done.append(arguments)
+        return {}
+
+    monkeypatch.setattr(store, "load_rows", hang)
+    monkeypatch.setattr(store, "QUEUE_MAX", store.THREADS + 1)
+    monkeypatch.setattr(store, "SECONDS_MAX", 0.05)
+    kept = store.Store()
+    waiting = [kept.load(1, Kind.ITEM, ["x"]) for _ in range(store.THREADS + 1)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, store.UnableToUseStore) for result in results)
+    with pytest.raises(store.UnableToUseStore, match="Too much waits"):
+        await kept.load(1, Kind.ITEM, ["x"])
+    may_go_on.set()
+    await asyncio.to_thread(kept.close)
+    assert len(done) == store.THREADS

@@ -381,3 +381,17 @@ def test_a_kept_input_is_read_page_by_page() -> None:
         query["after"] = [page["last_id"]]
     assert seen == [item["id"] for item in items]
     assert endpoints._page(items, {})["data"][0]["id"] == "item_4", "latest first"
+
+
+async def test_a_store_that_is_full_of_waiting_is_a_503(api: ApiClient, app: GatewayApp) -> None:
+    assert app._services is not None
+    places = app._services.store._places
+    taken = 0
+    while places.acquire(blocking=False):
+        taken += 1
+    refused = await api.call("/responses/resp_1", method="GET")
+    places.release(taken)
+    assert refused.status == 503
+    assert refused.json["error"]["code"] == "service_unavailable"
+    assert refused.headers["retry-after"] == "1"
+    assert (await api.call("/responses/resp_1", method="GET")).status == 404
