@@ -3,7 +3,8 @@
 Vendors' prices come from the data bundled with the `genai-prices` package (github.com/pydantic/
 genai-prices; its network update is never used: a price must not change without a person asking).
 Prices of the platform's own models are set here. A price is never edited: a change is a new
-version. Must not know routes or public model names, which belong to the gateway.
+version, for calls admitted from its moment on; a call in flight keeps the one it was admitted
+with. Must not know routes or public model names, which belong to the gateway.
 """
 
 from collections.abc import Iterable
@@ -13,11 +14,13 @@ from decimal import Decimal
 from typing import Any
 
 import genai_prices
+from django.db import transaction
 from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, TieredPrices
 
 from billing.models import PriceVersion
 from billing.money import UnableToReadMoney, nanos_from_dollars
+from billing.pricing import BUCKETS, Price, UnpricedBucket
 
 Rates = dict[str, list[dict[str, int]]]
 
@@ -40,8 +43,45 @@ NAMES = {
 PLATFORM_DOLLARS = {("local", "smollm2-135m"): {"input": "0.02", "output": "0.04"}}
 
 
+# A price that falls to nothing or moves by more than this is a mistake until somebody says no.
+SURPRISING_FACTOR = 10
+
+
 class UnableToPrice(Exception):
     """No usable price is known for the model; the message names it and says why."""
+
+
+class SurprisingPrice(Exception):
+    """A change that looks like a mistake in the source; the message names model and tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one kind of token costs on both sides, in calls with more input than `above`.
+
+    Nano-dollars per million tokens; a kind without a price of its own has its fallback's.
+    None: no price at all.
+    """
+
+    bucket: str
+    above: int
+    before: int | None
+    after: int | None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the two differ."""
+        return self.before != self.after
+
+    @property
+    def is_surprising(self) -> bool:
+        """Whether it falls to nothing, loses its price, or moves by more than a factor."""
+        if not self.before:
+            return False
+        if not self.after:
+            return True
+        low, high = sorted((self.before, self.after))
+        return high > low * SURPRISING_FACTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +105,34 @@ class Change:
     def is_new(self) -> bool:
         """Whether the rates differ, so that a version has to be added."""
         return self.before is None or self.before.rates != self.quote.rates
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every kind of token and tier that either side prices, whether it differs or not."""
+        old = Price.from_rates(0, self.before.rates if self.before else {})
+        new = Price.from_rates(0, self.quote.rates)
+        found = []
+        for bucket in BUCKETS:
+            own = [*old.tiers.get(bucket, ()), *new.tiers.get(bucket, ())]
+            found += [
+                Step(bucket, above, _rate(old, bucket, above), _rate(new, bucket, above))
+                for above in sorted({start for start, _ in own})
+            ]
+        return found
+
+    @property
+    def surprises(self) -> list[str]:
+        """What looks like a mistake, in words; a new model that costs nothing is one, too."""
+        name = f"{self.quote.provider}/{self.quote.model}"
+        found = [
+            f"{name}: {step.bucket} goes from {step.before} to {step.after} nano-dollars per "
+            "million tokens"
+            for step in self.steps
+            if step.is_surprising
+        ]
+        if self.before is None and all(step.after == 0 for step in self.steps):
+            found.append(f"{name}: everything is free")
+        return found
 
 
 def current(provider: str, model: str, at: datetime) -> PriceVersion | None:
@@ -117,26 +185,56 @@ def compare(models: Iterable[tuple[str, str]], at: datetime) -> list[Change]:
     ]
 
 
-def adopt(changes: Iterable[Change], at: datetime) -> list[PriceVersion]:
-    """Add a version, valid from `at`, for every change whose rates differ; the versions added."""
-    return [
-        PriceVersion.objects.create(
-            provider=change.quote.provider,
-            model=change.quote.model,
-            effective_at=at,
-            rates=change.quote.rates,
-            source=change.quote.source,
-            created_at=at,
+def adopt(
+    changes: Iterable[Change],
+    at: datetime,
+    *,
+    now: datetime | None = None,
+    allows_surprises: bool = False,
+) -> list[PriceVersion]:
+    """Add a version, valid from `at`, for every change whose rates differ; the versions added.
+
+    All or none. `now` is when it was decided, by default `at`. Raises SurprisingPrice unless
+    `allows_surprises`, and UnableToPrice when a version from this very moment exists.
+    """
+    wanted = [change for change in changes if change.is_new]
+    if not allows_surprises and (found := [text for row in wanted for text in row.surprises]):
+        raise SurprisingPrice("; ".join(found))
+    for change in wanted:
+        quote = change.quote
+        if PriceVersion.objects.filter(
+            provider=quote.provider, model=quote.model, effective_at=at
+        ).exists():
+            raise UnableToPrice(f"{quote.provider}/{quote.model} has a version from {at} already.")
+    with transaction.atomic():
+        return [
+            PriceVersion.objects.create(
+                provider=change.quote.provider,
+                model=change.quote.model,
+                effective_at=at,
+                rates=change.quote.rates,
+                source=change.quote.source,
+                created_at=now or at,
+            )
+            for change in wanted
+        ]
+
+
+def superseded_by(change: Change, at: datetime) -> PriceVersion | None:
+    """A version that is planned already and would end one from `at`; the next of them."""
+    return (
+        PriceVersion.objects.filter(
+            provider=change.quote.provider, model=change.quote.model, effective_at__gt=at
         )
-        for change in changes
-        if change.is_new
-    ]
+        .order_by("effective_at")
+        .first()
+    )
 
 
 def seed(models: Iterable[tuple[str, str]], at: datetime) -> list[PriceVersion]:
     """Make sure each (provider, upstream model) has its source's price; the versions added.
 
-    Repeating it adds nothing. Raises UnableToPrice.
+    Repeating it adds nothing. Raises UnableToPrice, SurprisingPrice.
     """
     return adopt(compare(models, at), at)
 
@@ -151,6 +249,13 @@ def sourced_models() -> list[tuple[str, str]]:
         for model, source in latest.items()
         if source == "platform" or source.startswith("genai-prices ")
     )
+
+
+def _rate(price: Price, bucket: str, above: int) -> int | None:
+    try:
+        return price.nanos_per_million(bucket, above + 1)
+    except UnpricedBucket:
+        return None
 
 
 def _rates(name: str, prices: ModelPrice) -> Rates:

@@ -42,6 +42,10 @@ FALLBACKS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class UnableToReadRates(ValueError):
+    """Rates that no price can be made of; the message says which value, and what it must be."""
+
+
 class UnpricedBucket(Exception):
     """Usage names a token bucket that the price does not cover."""
 
@@ -114,17 +118,8 @@ class Price:
 
     @classmethod
     def from_rates(cls, version_id: int, rates: Mapping[str, list[dict[str, Any]]]) -> "Price":
-        """From `PriceVersion.rates`."""
-        return cls(
-            version_id,
-            {
-                bucket: tuple(
-                    (int(tier["from_input_tokens"]), int(tier["nanos_per_million"]))
-                    for tier in sorted(tiers, key=lambda tier: int(tier["from_input_tokens"]))
-                )
-                for bucket, tiers in rates.items()
-            },
-        )
+        """From `PriceVersion.rates`. Raises UnableToReadRates."""
+        return cls(version_id, {bucket: _tiers(bucket, tiers) for bucket, tiers in rates.items()})
 
     def nanos_per_million(self, bucket: str, whole_input: int) -> int:
         """The rate of `bucket` for a call with this much input; see FALLBACKS.
@@ -142,6 +137,22 @@ class Price:
             if whole_input > from_tokens:
                 rate = nanos
         return rate
+
+
+def _tiers(bucket: str, tiers: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
+    """Ascending; a float is refused, not cut off, and so is a rate below zero."""
+
+    def whole(value: Any) -> int:
+        if type(value) is not int or value < 0:
+            raise UnableToReadRates(f"{bucket}: {value!r} is not a whole number, 0 or more.")
+        return value
+
+    return tuple(
+        sorted(
+            (whole(tier.get("from_input_tokens")), whole(tier.get("nanos_per_million")))
+            for tier in tiers
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import calls, checks, leases, ledger, metering, pricing
+from billing import calls, checks, leases, ledger, metering, prices, pricing
 from billing.models import Journal, Lease, Transfer, UsageRecord
 from tests import factories
 
@@ -162,6 +162,27 @@ async def test_a_call_is_charged_at_the_price_of_who_served_it(meter, organizati
 
 
 # --- Credit -------------------------------------------------------------------------------------
+async def test_a_running_call_keeps_the_price_it_was_admitted_with(meter, organization, opening):
+    first = opening()
+    call = await meter.open(first)
+    change = in_thread(prices.adopt)
+    quote = prices.Quote(
+        "local",
+        "smollm2-135m",
+        {
+            bucket: [{"from_input_tokens": 0, "nanos_per_million": 100_000_000}]
+            for bucket in ("input", "output")
+        },
+        "test",
+    )
+    [newer] = await change([prices.Change(quote, None)], timezone.now())
+    await call.settle(ending())
+    [record] = await records()
+    assert record.price_version_id == first.price.version_id != newer.pk
+    assert record.cost_nanos == COST
+    assert await differences() == []
+
+
 async def test_a_call_that_cannot_be_paid_is_refused_with_the_figures(meter, opening):
     with pytest.raises(metering.UnableToHold) as refusal:
         await meter.open(opening(hold_nanos=1_000_001))

@@ -131,7 +131,9 @@ def test_seeding_again_adds_nothing():
 
 
 def test_a_changed_price_is_a_new_version_and_the_old_one_stays():
-    old = factories.make_price(provider="openai", model="gpt-4o", input_nanos=1)
+    old = factories.make_price(
+        provider="openai", model="gpt-4o", input_nanos=10**9, output_nanos=10**10
+    )
     now = timezone.now()
     [added] = prices.seed([("openai", "gpt-4o")], now)
     assert prices.current("openai", "gpt-4o", now) == added
@@ -140,10 +142,12 @@ def test_a_changed_price_is_a_new_version_and_the_old_one_stays():
 
 
 def test_the_command_shows_what_changes_and_adds_it(capsys):
-    factories.make_price(provider="openai", model="gpt-4o", input_nanos=2_000_000_000)
+    factories.make_price(
+        provider="openai", model="gpt-4o", input_nanos=2_000_000_000, output_nanos=10**10
+    )
     call_command("update_prices", "openai/gpt-4o", "--yes")
     shown = capsys.readouterr().out
-    assert "$2.00  ->  $2.50" in shown
+    assert "$2.00  ->  $2.50  +25.0 %" in shown
     assert "Added 1 price version" in shown
 
 
@@ -165,3 +169,97 @@ def test_the_command_refuses_what_is_no_model():
         call_command("update_prices", "gpt-4o")
     with pytest.raises(CommandError, match="does not know"):
         call_command("update_prices", "openai/gpt-nope")
+
+
+# --- Careful updates -----------------------------------------------------------------------------
+def quoted(monkeypatch, rates):
+    """Let the source say this of openai/gpt-4o."""
+    monkeypatch.setattr(
+        prices,
+        "quote",
+        lambda provider, model, at: prices.Quote(provider, model, rates, "platform"),
+    )
+
+
+def test_a_version_is_planned_and_takes_over_at_its_moment(capsys):
+    old = factories.make_price(
+        provider="openai", model="gpt-4o", input_nanos=2_000_000_000, output_nanos=10**10
+    )
+    at = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
+    call_command("update_prices", "openai/gpt-4o", "--yes", "--effective-at", at.isoformat())
+    assert prices.current("openai", "gpt-4o", at - timedelta(seconds=1)) == old
+    planned = prices.current("openai", "gpt-4o", at)
+    assert (planned.effective_at, planned.rates["input"]) == (at, flat(2_500_000_000))
+    assert planned.created_at < at
+    capsys.readouterr()
+    call_command("update_prices", "openai/gpt-4o", "--yes")  # and again from now on
+    assert f"until {at:%Y-%m-%d %H:%M}, when a planned version follows" in capsys.readouterr().out
+
+
+def test_the_past_is_not_repriced():
+    with pytest.raises(CommandError, match="is over: a price cannot change the past"):
+        call_command("update_prices", "openai/gpt-4o", "--effective-at", "2020-01-01")
+    with pytest.raises(CommandError, match="'soon' is not a time like"):
+        call_command("update_prices", "openai/gpt-4o", "--effective-at", "soon")
+
+
+def test_two_versions_cannot_begin_at_once():
+    at = timezone.now()
+    factories.make_price(provider="openai", model="gpt-4o")
+    changes = prices.compare([("openai", "gpt-4o")], at)
+    prices.adopt(changes, at, allows_surprises=True)
+    with pytest.raises(prices.UnableToPrice, match="has a version from"):
+        prices.adopt(changes, at, allows_surprises=True)
+
+
+@pytest.mark.parametrize("after", [0, 199_999_999, 20_000_000_001])
+def test_a_price_that_looks_like_a_mistake_needs_a_word(monkeypatch, capsys, after):
+    old = factories.make_price(provider="openai", model="gpt-4o", input_nanos=2_000_000_000)
+    quoted(monkeypatch, {"input": flat(after), "output": flat(40_000_000)})
+    with pytest.raises(CommandError, match=f"input goes from 2000000000 to {after} nano-dollars"):
+        call_command("update_prices", "openai/gpt-4o", "--yes")
+    assert PriceVersion.objects.get() == old
+    call_command("update_prices", "openai/gpt-4o", "--yes", "--allow-surprises")
+    assert PriceVersion.objects.count() == 2
+
+
+@pytest.mark.parametrize("after", [200_000_000, 20_000_000_000])
+def test_up_to_ten_times_is_no_surprise(monkeypatch, after):
+    factories.make_price(provider="openai", model="gpt-4o", input_nanos=2_000_000_000)
+    quoted(monkeypatch, {"input": flat(after), "output": flat(40_000_000)})
+    call_command("update_prices", "openai/gpt-4o", "--yes")
+    assert PriceVersion.objects.count() == 2
+
+
+def test_a_new_model_that_costs_nothing_is_a_surprise(monkeypatch):
+    quoted(monkeypatch, {"input": flat(0), "output": flat(0)})
+    with pytest.raises(CommandError, match="openai/gpt-4o: everything is free"):
+        call_command("update_prices", "openai/gpt-4o", "--yes")
+
+
+def test_the_difference_is_shown_per_bucket_and_tier_to_the_last_digit(monkeypatch, capsys):
+    factories.make_price(
+        provider="openai", model="gpt-4o", input_nanos=2_500_000_001, output_nanos=10_000_000_000
+    )
+    tiers = [
+        {"from_input_tokens": 0, "nanos_per_million": 2_500_000_000},
+        {"from_input_tokens": 200_000, "nanos_per_million": 5_000_000_000},
+    ]
+    cached = flat(1_250_000_000)
+    quoted(monkeypatch, {"input": tiers, "cache_read": cached, "output": flat(10_000_000_000)})
+    call_command("update_prices", "openai/gpt-4o", "--yes")
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown[1:5] == [
+        "input $2.500000001 -> $2.50 -0.0 %",
+        "input above 200,000 $2.500000001 -> $5.00 +100.0 %",
+        # It had no price of its own, and cost what plain input costs.
+        "cache read $2.500000001 -> $1.25 -50.0 %",
+        "output $10.00 -> $10.00",
+    ]
+
+
+@pytest.mark.parametrize("value", [2.5, "2", True, -1, None])
+def test_rates_are_whole_numbers_or_refused(value):
+    for rates in (flat(value), [{"from_input_tokens": value, "nanos_per_million": 1}]):
+        with pytest.raises(pricing.UnableToReadRates, match="is not a whole number, 0 or more"):
+            pricing.Price.from_rates(1, {"input": rates})

@@ -1,18 +1,19 @@
 """`manage.py update_prices`: compares prices in force with their sources and adds new versions."""
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import prices, pricing
-from billing.money import format_dollars
+from billing import money, prices
 
 
 class Command(BaseCommand):
     help = (
         "Show what the bundled price data would change and, once confirmed, add the versions. "
-        "Models whose price was set by hand are left alone."
+        "Models whose price was set by hand are left alone, calls in flight keep their price."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -22,38 +23,80 @@ class Command(BaseCommand):
             metavar="PROVIDER/MODEL",
             help="Models to price; by default every model that has a price from a source.",
         )
+        parser.add_argument(
+            "--effective-at",
+            type=_moment,
+            metavar="TIME",
+            help="From when on, like 2026-02-01 or 2026-02-01T12:00:00+00:00; by default now. "
+            "Compared with the prices in force then.",
+        )
+        parser.add_argument(
+            "--allow-surprises",
+            action="store_true",
+            help=f"Also take a price that falls to 0 or moves by more than "
+            f"{prices.SURPRISING_FACTOR} times.",
+        )
         parser.add_argument("--yes", action="store_true", help="Do not ask.")
 
-    def handle(self, *args: Any, models: list[str], yes: bool, **options: Any) -> None:
+    def handle(
+        self,
+        *args: Any,
+        models: list[str],
+        effective_at: datetime | None,
+        allow_surprises: bool,
+        yes: bool,
+        **options: Any,
+    ) -> None:
         now = timezone.now()
+        at = effective_at or now
+        if at < now:
+            raise CommandError(f"--effective-at {at} is over: a price cannot change the past.")
         wanted = [_model(text) for text in models] or prices.sourced_models()
         try:
-            changes = prices.compare(wanted, now)
+            changes = prices.compare(wanted, at)
+            self._show(changes, at)
+            count = sum(change.is_new for change in changes)
+            if not count:
+                self.stdout.write("Every price is current.")
+                return
+            if not yes and not _confirmed(f"Add {count} price version(s) from {at:%Y-%m-%d %H:%M}"):
+                self.stdout.write("Nothing changed.")
+                return
+            added = prices.adopt(changes, at, now=now, allows_surprises=allow_surprises)
+        except prices.SurprisingPrice as error:
+            raise CommandError(
+                f"Nothing changed: {error}. If that is right, say --allow-surprises."
+            ) from error
         except prices.UnableToPrice as error:
             raise CommandError(str(error)) from error
-        for change in changes:
-            self._show(change)
-        count = sum(change.is_new for change in changes)
-        if not count:
-            self.stdout.write("Every price is current.")
-            return
-        if not yes and input(f"Add {count} price version(s)? [y/N] ").strip().lower() != "y":
-            self.stdout.write("Nothing changed.")
-            return
-        self.stdout.write(f"Added {len(prices.adopt(changes, now))} price version(s).")
+        self.stdout.write(f"Added {len(added)} price version(s).")
 
-    def _show(self, change: prices.Change) -> None:
-        quote = change.quote
-        name = f"{quote.provider}/{quote.model}"
-        if not change.is_new:
-            self.stdout.write(f"  {name}: unchanged")
-            return
-        self.stdout.write(f"* {name} ({quote.source})")
-        before = change.before.rates if change.before else {}
-        for bucket in pricing.BUCKETS:
-            old, new = _text(before.get(bucket)), _text(quote.rates.get(bucket))
-            if (old, new) != ("none", "none"):
-                self.stdout.write(f"    {bucket:<18}{old:>24}  ->  {new}")
+    def _show(self, changes: list[prices.Change], at: datetime) -> None:
+        for change in changes:
+            name = f"{change.quote.provider}/{change.quote.model}"
+            if not change.is_new:
+                self.stdout.write(f"  {name}: unchanged")
+                continue
+            self.stdout.write(f"* {name} ({change.quote.source})")
+            for step in change.steps:
+                self._show_step(step)
+            if later := prices.superseded_by(change, at):
+                self.stdout.write(
+                    f"    until {later.effective_at:%Y-%m-%d %H:%M}, when a planned version follows"
+                )
+
+    def _show_step(self, step: prices.Step) -> None:
+        what = step.bucket.replace("_", " ")
+        if step.above:
+            what += f" above {step.above:,}"
+        line = f"    {what:<28}{_dollars(step.before):>14}  ->  {_dollars(step.after)}"
+        if step.is_change:
+            line += f"  {_percent(step)}"
+        self.stdout.write(self.style.ERROR(f"{line}  !") if step.is_surprising else line.rstrip())
+
+
+def _confirmed(question: str) -> bool:
+    return input(f"{question}? [y/N] ").strip().lower() == "y"
 
 
 def _model(text: str) -> tuple[str, str]:
@@ -63,12 +106,24 @@ def _model(text: str) -> tuple[str, str]:
     return provider, model
 
 
-def _text(tiers: list[dict[str, int]] | None) -> str:
-    """Dollars per million tokens; further tiers with the input they start above."""
-    if not tiers:
+def _moment(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"{text!r} is not a time like 2026-02-01T12:00:00+00:00.") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _dollars(nanos: int | None) -> str:
+    """Dollars per million tokens, every digit."""
+    if nanos is None:
         return "none"
-    first, *more = tiers
-    return format_dollars(first["nanos_per_million"]) + "".join(
-        f", {format_dollars(tier['nanos_per_million'])} above {tier['from_input_tokens']:,}"
-        for tier in more
-    )
+    whole, _, decimals = f"{money.dollars_from_nanos(nanos):,.9f}".rstrip("0").partition(".")
+    return f"${whole}.{decimals:0<2}"
+
+
+def _percent(step: prices.Step) -> str:
+    if not step.before or step.after is None:
+        return ""
+    change = Decimal(100) * (step.after - step.before) / step.before
+    return f"{change.quantize(Decimal('0.1')):+f} %"
