@@ -1,11 +1,18 @@
-"""Forms of the calls page: its filters, read from the query string."""
+"""Forms of billing's pages: filters read from the query string, and what moves money.
 
+Forms that move money carry a key made when they were shown: sent twice, they act once.
+"""
+
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from django import forms
 
+from billing import money
 from billing.models import UsageRecord
+
+TOP_UP_DOLLARS = (10, 25, 50, 100)
 
 
 class CallFilterForm(forms.Form):
@@ -38,3 +45,71 @@ class CallFilterForm(forms.Form):
         field: Any = self.fields[name]
         field.choices = [("", label), *choices]
         field.widget.attrs["data-submit-on-change"] = ""
+
+
+class DollarsField(forms.CharField):
+    """An amount as a person types it; cleaned, nano-dollars above zero."""
+
+    def __init__(self, **options: Any) -> None:
+        attributes = {"inputmode": "decimal", "autocomplete": "off", "placeholder": "25.00"}
+        super().__init__(max_length=20, widget=forms.TextInput(attrs=attributes), **options)
+
+    def clean(self, value: Any) -> Any:
+        """Raises ValidationError unless it is an amount above zero."""
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            nanos = money.nanos_from_dollars(text)
+        except money.UnableToReadMoney as error:
+            raise forms.ValidationError(str(error)) from None
+        if nanos <= 0:
+            raise forms.ValidationError("Give an amount above zero.")
+        return nanos
+
+
+class KeyedForm(forms.Form):
+    """A form that acts once."""
+
+    key = forms.RegexField(r"^[0-9a-f]{32}$", widget=forms.HiddenInput)
+
+    def __init__(self, data: Any = None, **options: Any) -> None:
+        options.setdefault("initial", {})["key"] = uuid.uuid4().hex
+        super().__init__(data, **options)
+
+
+class TopUpForm(KeyedForm):
+    """One of the offered amounts, or another one."""
+
+    choice = forms.ChoiceField(
+        choices=[(str(dollars), f"${dollars}") for dollars in TOP_UP_DOLLARS] + [("other", "Other")]
+    )
+    amount = DollarsField(label="Other amount", required=False)
+    saves_payment_method = forms.BooleanField(required=False)
+
+    def clean(self) -> dict[str, Any]:
+        """`amount_nanos` of whichever was chosen."""
+        cleaned: dict[str, Any] = super().clean() or {}
+        choice = cleaned.get("choice")
+        if choice and choice != "other":
+            cleaned["amount_nanos"] = money.nanos_from_dollars(choice)
+        elif choice and "amount" in cleaned:
+            cleaned["amount_nanos"] = cleaned["amount"]
+            if cleaned["amount"] is None:
+                self.add_error("amount", "Give an amount.")
+        return cleaned
+
+
+class RefundForm(KeyedForm):
+    """How much of a payment goes back."""
+
+    amount = DollarsField(label="Amount in US dollars")
+
+
+class AutoTopUpForm(forms.Form):
+    """When to buy, how much, and how much a month at most."""
+
+    is_enabled = forms.BooleanField(required=False)
+    threshold = DollarsField(label="When credit falls below")
+    amount = DollarsField(label="Buy")
+    monthly_cap = DollarsField(label="At most per month")

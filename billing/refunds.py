@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Q, Sum
 
 from billing import grants, ledger, payments, stripe_api
 from billing.models import LedgerAccount, Payment, Refund, Transfer
@@ -35,22 +35,31 @@ class UnableToRefund(Exception):
 # --- Asking for one ----------------------------------------------------------------------------
 def refundable_nanos(payment: Payment) -> int:
     """How much of the payment is unspent, not reserved, and not refunded or disputed."""
-    if payment.status != Payment.Status.SUCCEEDED or payment.disputed_at is not None:
-        return 0
-    left = _purchased_nanos(payment.organization_id)
+    return refundable_by_payment(payment.organization_id).get(payment.pk, 0)
+
+
+def refundable_by_payment(organization_id: int) -> dict[int, int]:
+    """Payment id -> what of it can be refunded now; payments with nothing are left out."""
+    going = Sum("refunds__amount_nanos", filter=~Q(refunds__status=Status.FAILED), default=0)
     # The oldest payment is spent first: what is left belongs to the latest ones.
-    later = Payment.objects.filter(
-        organization_id=payment.organization_id,
-        status=Payment.Status.SUCCEEDED,
-        disputed_at=None,
-        transfer_id__gte=payment.transfer_id,
-    ).order_by("-transfer_id")
-    for other in later:
-        unspent = min(left, other.amount_nanos - refunded_nanos(other))
-        if other.pk == payment.pk:
-            return unspent - unspent % stripe_api.NANOS_PER_CENT
+    latest_first = (
+        Payment.objects.filter(
+            organization_id=organization_id, status=Payment.Status.SUCCEEDED, disputed_at=None
+        )
+        .annotate(refunded=going)
+        .order_by("-transfer_id")
+        .values_list("pk", "amount_nanos", "refunded")
+    )
+    left = _purchased_nanos(organization_id)
+    refundable = {}
+    for pk, amount, refunded in latest_first.iterator(chunk_size=100):
+        if left <= 0:
+            break
+        unspent = min(left, amount - refunded)
         left -= unspent
-    return 0
+        if whole_cents := unspent - unspent % stripe_api.NANOS_PER_CENT:
+            refundable[pk] = whole_cents
+    return refundable
 
 
 def _purchased_nanos(organization_id: int) -> int:
@@ -59,6 +68,8 @@ def _purchased_nanos(organization_id: int) -> int:
         account.kind: account
         for account in LedgerAccount.objects.filter(organization_id=organization_id)
     }
+    if not accounts:
+        return 0
     credit = accounts[LedgerAccount.Kind.CREDITS]
     leaving = accounts[LedgerAccount.Kind.PAYMENTS_CLEARING].credits_pending_nanos
     unspent = credit.posted_nanos - leaving - grants.remaining_nanos(organization_id)

@@ -1,8 +1,8 @@
-"""Console pages of billing: calls, spend and statements."""
+"""Console pages of billing: calls, spend, statements and credit."""
 
 from django.urls import path
 
-from billing.views import calls, spend, statements
+from billing.views import calls, credit, spend, statements
 
 app_name = "billing"
 urlpatterns = [
@@ -11,6 +11,11 @@ urlpatterns = [
     path("calls/<str:request_id>/", calls.call_detail, name="call-detail"),
     path("spend/", spend.spend, name="spend"),
     path("spend/export.csv", spend.spend_export, name="spend-export"),
+    # credit/: what is left, buying more, getting unspent money back
+    path("credit/", credit.credit, name="credit"),
+    path("credit/top-up/", credit.top_up, name="top-up"),
+    path("credit/auto-top-up/", credit.auto_top_up_change, name="auto-top-up"),
+    path("credit/payments/<slug:payment_id>/refund/", credit.refund_create, name="refund-create"),
     path("statements/", statements.statement_list, name="statement-list"),
     path("statements/<str:month>/", statements.statement_detail, name="statement-detail"),
     path(

@@ -11,6 +11,7 @@ Role = Membership.Role
 MAY_MANAGE = frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})
 MAY_SEE_SECRETS = MAY_MANAGE
 MAY_SET_LIMITS = frozenset({Role.OWNER, Role.ADMIN})
+MAY_PAY = frozenset({Role.OWNER})
 MAY_BILL = frozenset({Role.OWNER, Role.ADMIN, Role.BILLING})
 
 

@@ -73,6 +73,11 @@ def _page_for(roles: frozenset[str], page: Page[Arguments]) -> RoutedPage:
     return member_page(managed)
 
 
+def owner_page(page: Page[Arguments]) -> RoutedPage:
+    """Like `member_page`, for what moves the organization's money: everybody else gets 403."""
+    return _page_for(access.MAY_PAY, page)
+
+
 def console(request: HttpRequest) -> dict[str, Any]:
     """`organization`, `memberships`, what the member may do: when a console page set them."""
     membership = getattr(request, "membership", None)
@@ -82,4 +87,5 @@ def console(request: HttpRequest) -> dict[str, Any]:
         "memberships": getattr(request, "memberships", []),
         "may_manage": membership is not None and membership.role in access.MAY_MANAGE,
         "may_set_limits": membership is not None and membership.role in access.MAY_SET_LIMITS,
+        "may_pay": membership is not None and membership.role in access.MAY_PAY,
     }

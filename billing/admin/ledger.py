@@ -11,13 +11,13 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from billing import grants, ledger, money, usage
+from billing import expiry, grants, ledger, money, usage
 from billing.models import (
     CreditGrant,
     GrantUse,
@@ -49,40 +49,56 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
-class GrantForm(forms.Form):
-    """Who gets how much credit, and why."""
+class DollarsField(forms.CharField):
+    """An amount as a person types it; cleaned, nano-dollars, never zero."""
 
-    organization = forms.ModelChoiceField(
-        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
-    )
-    amount = forms.CharField(
-        label="Amount in US dollars",
-        max_length=32,
-        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "25.00", "inputmode": "decimal"}),
-    )
+    def __init__(self, *, is_signed: bool = False, **options: Any) -> None:
+        self.is_signed = is_signed
+        attributes = {"placeholder": "25.00", "inputmode": "text" if is_signed else "decimal"}
+        super().__init__(
+            max_length=32, widget=UnfoldAdminTextInputWidget(attrs=attributes), **options
+        )
+
+    def clean(self, value: Any) -> int:
+        """Raises ValidationError for what is no amount, or not above zero where it must be."""
+        try:
+            nanos = money.nanos_from_dollars(super().clean(value))
+        except money.UnableToReadMoney as error:
+            raise forms.ValidationError(str(error)) from None
+        if nanos == 0 or (nanos < 0 and not self.is_signed):
+            raise forms.ValidationError(
+                "The amount must not be zero."
+                if self.is_signed
+                else "The amount must be above zero."
+            )
+        return nanos
+
+
+class ReasonedForm(forms.Form):
+    """Why, and a key made when the form is shown: sent twice, it acts once."""
+
     reason = forms.CharField(
         max_length=300,
         widget=UnfoldAdminTextInputWidget(),
         help_text="Kept with the transfer for ever.",
     )
+    idempotency_key = forms.CharField(max_length=120, widget=forms.HiddenInput)
+
+
+class GrantForm(ReasonedForm):
+    """Who gets how much credit, why, and until when."""
+
+    organization = forms.ModelChoiceField(
+        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
+    )
+    amount = DollarsField(label="Amount in US dollars")
     expires_on = forms.DateField(
         label="Last day (UTC)",
         required=False,
         widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "2030-12-31"}),
         help_text="Afterwards what is unspent is taken back. Empty: never.",
     )
-    # Made when the form is shown: sending it twice grants once.
-    idempotency_key = forms.CharField(max_length=120, widget=forms.HiddenInput)
-
-    def clean_amount(self) -> int:
-        """The amount in nano-dollars."""
-        try:
-            nanos = money.nanos_from_dollars(self.cleaned_data["amount"])
-        except money.UnableToReadMoney as error:
-            raise forms.ValidationError(str(error)) from None
-        if nanos <= 0:
-            raise forms.ValidationError("The amount must be above zero.")
-        return nanos
+    field_order = ("organization", "amount", "reason", "expires_on")
 
     def clean_expires_on(self) -> datetime | None:
         """When it expires."""
@@ -94,6 +110,37 @@ class GrantForm(forms.Form):
         return grants.end_of(day)
 
 
+class CorrectionForm(ReasonedForm):
+    """Whose credit is put right, by how much, and why."""
+
+    organization = forms.ModelChoiceField(
+        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
+    )
+    amount = DollarsField(
+        label="Amount in US dollars",
+        is_signed=True,
+        help_text="Above zero adds credit, below zero (-5.00) takes it away.",
+    )
+    field_order = ("organization", "amount", "reason")
+
+
+def _new_key(verb: str) -> dict[str, str]:
+    return {"idempotency_key": f"{verb}:{uuid.uuid4()}"}
+
+
+def show_form(
+    model_admin: ModelAdmin, request: HttpRequest, form: forms.Form, *, title: str, intro: str
+) -> HttpResponse:
+    """A page with one form that moves money; `title` is on its button, too."""
+    context = model_admin.admin_site.each_context(request) | {
+        "title": title,
+        "intro": intro,
+        "form": form,
+        "opts": model_admin.model._meta,
+    }
+    return render(request, "admin/billing/money_form.html", context)
+
+
 @admin.register(LedgerAccount)
 class LedgerAccountAdmin(ReadOnlyAdmin):
     """Balances. Credit is granted from the list, to organizations without accounts too."""
@@ -103,7 +150,7 @@ class LedgerAccountAdmin(ReadOnlyAdmin):
     list_filter = ("kind",)
     search_fields = ("organization__name", "organization__slug", "organization__public_id")
     fields = ("organization", "kind", "allows_overdraft", "posted", "held", "available")
-    actions_list = ("grant_credit",)
+    actions_list = ("grant_credit", "correct_credit")
 
     @admin.display(description="Posted", ordering="credits_posted_nanos")
     def posted(self, account: LedgerAccount) -> str:
@@ -129,15 +176,46 @@ class LedgerAccountAdmin(ReadOnlyAdmin):
     )
     def grant_credit(self, request: HttpRequest) -> HttpResponse:
         """A form, then one grant to the chosen organization."""
-        form = GrantForm(request.POST or None, initial={"idempotency_key": f"grant:{uuid.uuid4()}"})
+        form = GrantForm(request.POST or None, initial=_new_key("grant"))
         if request.method == "POST" and form.is_valid() and self._grant(request, form):
             return redirect("admin:billing_ledgeraccount_changelist")
-        context = self.admin_site.each_context(request) | {
-            "title": "Grant credit",
-            "form": form,
-            "opts": self.model._meta,
-        }
-        return render(request, "admin/billing/grant_credit.html", context)
+        intro = "It is added as a promotion, can be spent at once and is spent first."
+        return show_form(self, request, form, title="Grant credit", intro=intro)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Correct credit", url_path="correct-credit", permissions=["grant"]
+    )
+    def correct_credit(self, request: HttpRequest) -> HttpResponse:
+        """A form, then one correction of the chosen organization's credit."""
+        form = CorrectionForm(request.POST or None, initial=_new_key("correct"))
+        if request.method == "POST" and form.is_valid() and self._correct(request, form):
+            return redirect("admin:billing_ledgeraccount_changelist")
+        intro = "A mistake is put right by a further transfer; both stay."
+        return show_form(self, request, form, title="Correct credit", intro=intro)
+
+    def _correct(self, request: HttpRequest, form: CorrectionForm) -> bool:
+        """Make the transfer and note who did; False, with an error on the form, when refused."""
+        organization, nanos = form.cleaned_data["organization"], form.cleaned_data["amount"]
+        try:
+            transfer = ledger.correct(
+                organization,
+                nanos,
+                reason=form.cleaned_data["reason"],
+                idempotency_key=form.cleaned_data["idempotency_key"],
+                created_by=request.user,  # type: ignore[arg-type]
+                at=timezone.now(),
+            )
+        except ledger.KeyReused:
+            form.add_error(None, "This form corrected something else before. Open it again.")
+            return False
+        except ledger.UnableToDebit as error:
+            available = money.format_dollars(error.available_nanos)
+            form.add_error("amount", f"Only {available} of the credit is available.")
+            return False
+        text = f"Corrected the credit of {organization} by {money.format_dollars(nanos)}."
+        self.log_addition(request, transfer, text)
+        self.message_user(request, text, messages.SUCCESS)
+        return True
 
     def _grant(self, request: HttpRequest, form: GrantForm) -> bool:
         """Make the transfer and note who did; False, with an error on the form, when refused."""
@@ -197,6 +275,7 @@ class TransferAdmin(ReadOnlyAdmin):
 class CreditGrantAdmin(ReadOnlyAdmin):
     """Promotional credit: what is left of each grant and until when."""
 
+    actions_detail = ("end_grant",)
     list_display = ("organization", "amount", "used", "expired", "left", "expires_at", "created_at")
     list_select_related = ("organization",)
     search_fields = ("organization__name", "organization__slug")
@@ -211,6 +290,32 @@ class CreditGrantAdmin(ReadOnlyAdmin):
         "expires_at",
         "created_at",
     )
+
+    def has_end_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Staff who may add transfers."""
+        return bool(request.user.has_perm("billing.add_transfer"))
+
+    @action(  # type: ignore[untyped-decorator]
+        description="End this grant", url_path="end", permissions=["end"]
+    )
+    def end_grant(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A form, then what is unspent of the grant and not reserved is taken back."""
+        lot = get_object_or_404(CreditGrant, pk=object_id)
+        form = ReasonedForm(request.POST or None, initial=_new_key("end"))
+        if request.method == "POST" and form.is_valid():
+            transfer = expiry.expire_lot(
+                lot.pk, reason=form.cleaned_data["reason"], at=timezone.now()
+            )
+            if transfer is None:
+                form.add_error(None, "Nothing of it is left, or calls have reserved all of it.")
+            else:
+                text = f"Took back {money.format_dollars(transfer.amount_nanos)}."
+                self.log_change(request, lot, text)
+                self.message_user(request, text, messages.SUCCESS)
+                return redirect("admin:billing_creditgrant_change", object_id)
+        left = money.format_dollars(lot.remaining_nanos)
+        intro = f"{left} of it is unspent; what calls have reserved stays."
+        return show_form(self, request, form, title="End this grant", intro=intro)
 
     @admin.display(description="Granted", ordering="amount_nanos")
     def amount(self, lot: CreditGrant) -> str:

@@ -1,13 +1,17 @@
-"""Payments, refunds and what the provider said about them, read-only."""
+"""Payments, refunds and what the provider said about them. Staff may refund; nothing is edited."""
 
+import uuid
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.utils import timezone
+from unfold.decorators import action
 
-from billing import money
-from billing.admin.ledger import ReadOnlyAdmin
+from billing import money, refunds
+from billing.admin.ledger import DollarsField, ReadOnlyAdmin, ReasonedForm, show_form
 from billing.models import AutoTopUp, Payment, PaymentCustomer, PaymentEvent, Refund
 
 
@@ -26,10 +30,18 @@ class NeedsAttention(admin.SimpleListFilter):
         return queryset.exclude(attention="") if self.value() == "yes" else queryset
 
 
+class RefundForm(ReasonedForm):
+    """How much of a payment goes back, and why."""
+
+    amount = DollarsField(label="Amount in US dollars")
+    field_order = ("amount", "reason")
+
+
 @admin.register(Payment)
 class PaymentAdmin(ReadOnlyAdmin):
     """Purchases of credit."""
 
+    actions_detail = ("refund",)
     list_display = (
         "public_id",
         "organization",
@@ -68,6 +80,46 @@ class PaymentAdmin(ReadOnlyAdmin):
         "checked_at",
         "disputed_at",
     )
+
+    def has_refund_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Staff who may add refunds."""
+        return bool(request.user.has_perm("billing.add_refund"))
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Refund", url_path="refund", permissions=["refund"]
+    )
+    def refund(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A form, then the amount is held and Stripe is asked."""
+        payment = get_object_or_404(Payment, pk=object_id)
+        form = RefundForm(request.POST or None, initial={"idempotency_key": uuid.uuid4().hex})
+        if request.method == "POST" and form.is_valid() and self._refund(request, payment, form):
+            return redirect("admin:billing_payment_change", object_id)
+        left = money.format_dollars(refunds.refundable_nanos(payment))
+        intro = f"{left} of this payment is unspent and can be refunded."
+        return show_form(self, request, form, title="Refund", intro=intro)
+
+    def _refund(self, request: HttpRequest, payment: Payment, form: RefundForm) -> bool:
+        """Ask for it and note who did; False, with an error on the form, when it cannot be."""
+        now = timezone.now()
+        try:
+            refund = refunds.request(
+                payment,
+                form.cleaned_data["amount"],
+                key=form.cleaned_data["idempotency_key"],
+                reason=form.cleaned_data["reason"],
+                by=request.user,  # type: ignore[arg-type]
+                at=now,
+            )
+        except refunds.UnableToRefund as error:
+            form.add_error("amount", str(error))
+            return False
+        refunds.ask(refund, at=now)
+        refund.refresh_from_db()
+        amount = money.format_dollars(refund.amount_nanos)
+        text = f"Refund of {amount}: {refund.get_status_display().lower()}."
+        self.log_change(request, payment, text)
+        self.message_user(request, text, messages.SUCCESS)
+        return True
 
     @admin.display(description="Amount", ordering="amount_nanos")
     def amount(self, payment: Payment) -> str:

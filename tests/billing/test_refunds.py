@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from billing import checks, grants, ledger, payments, refunds, stripe_api
@@ -271,3 +273,16 @@ def test_another_ones_credit_pays_for_nothing(payment, other_organization):
     refunds.open_dispute(payment, "dp_1", 25 * DOLLAR, at=timezone.now())
     assert figures(other_organization) == (10, 0)
     assert payments.find(reference=payment.public_id) == payment
+
+
+def test_staff_refund_in_the_admin_with_a_reason(payment, organization, stripe):
+    staff = factories.make_user(is_staff=True, is_superuser=True)
+    client = Client()
+    client.force_login(staff, backend="django.contrib.auth.backends.ModelBackend")
+    url = reverse("admin:billing_payment_refund", args=[payment.pk])
+    data = {"amount": "10", "reason": "asked by phone", "idempotency_key": "k"}
+    for _ in range(2):
+        assert client.post(url, data).status_code == 302
+    refund = Refund.objects.get()
+    assert (refund.reason, refund.requested_by) == ("asked by phone", staff)
+    assert (len(stripe.refunds()), figures(organization)) == (1, (15, 0))

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import statements
+from billing import ledger, statements
 from billing.models import (
     AutoTopUp,
     CreditGrant,
@@ -285,6 +285,68 @@ def test_credit_may_be_granted_until_the_end_of_a_day(
     assert answer.status_code == (302 if expires_at else 200)
     granted = CreditGrant.objects.values_list("expires_at", flat=True)
     assert list(granted) == ([expires_at] if expires_at else [])
+
+
+def _balance(organization: Organization) -> int:
+    return ledger.balance(organization).available_nanos
+
+
+def test_credit_is_corrected_both_ways_once(
+    organization: Organization, staff_client: Client
+) -> None:
+    url = reverse("admin:billing_ledgeraccount_correct_credit")
+    assert staff_client.get(url).status_code == 200
+    data = {"organization": organization.pk, "reason": "missed"}
+    for amount, key in (("5", "a"), ("5", "a"), ("-2", "b")):
+        sent = data | {"amount": amount, "idempotency_key": key}
+        assert staff_client.post(url, sent).status_code == 302
+    assert _balance(organization) == 3_000_000_000
+    for amount, key, says in (
+        ("0", "c", "must not be zero"),
+        ("-4", "d", "Only $3.00 of the credit is available."),
+        ("9", "a", "corrected something else"),
+    ):
+        refused = staff_client.post(url, data | {"amount": amount, "idempotency_key": key})
+        assert says in refused.content.decode()
+    assert _balance(organization) == 3_000_000_000
+
+
+def test_a_grant_is_ended_before_its_time(organization: Organization, staff_client: Client) -> None:
+    factories.make_credit(organization=organization, nanos=5_000_000_000)
+    url = reverse("admin:billing_creditgrant_end_grant", args=[CreditGrant.objects.get().pk])
+    assert "$5.00 of it is unspent" in staff_client.get(url).content.decode()
+    data = {"reason": "granted by mistake", "idempotency_key": "k"}
+    assert staff_client.post(url, data).status_code == 302
+    assert _balance(organization) == 0
+    assert "Nothing of it is left" in staff_client.post(url, data).content.decode()
+
+
+def test_a_refund_beyond_what_is_unspent_is_refused(
+    organization: Organization, owner: User, staff_client: Client
+) -> None:
+    _make_payment(organization, owner)
+    url = reverse("admin:billing_payment_refund", args=[Payment.objects.get().pk])
+    assert "$0.00 of this payment" in staff_client.get(url).content.decode()
+    data = {"amount": "1", "reason": "asked", "idempotency_key": "k"}
+    assert "can be refunded now" in staff_client.post(url, data).content.decode()
+
+
+@pytest.mark.parametrize("action", ["correct", "end", "refund"])
+def test_staff_without_the_permission_move_no_money(
+    organization: Organization, owner: User, action: str
+) -> None:
+    factories.make_credit(organization=organization)
+    _make_payment(organization, owner)
+    url = {
+        "correct": reverse("admin:billing_ledgeraccount_correct_credit"),
+        "end": reverse("admin:billing_creditgrant_end_grant", args=[CreditGrant.objects.get().pk]),
+        "refund": reverse("admin:billing_payment_refund", args=[Payment.objects.get().pk]),
+    }[action]
+    client = Client()
+    client.force_login(
+        factories.make_user(is_staff=True), backend="django.contrib.auth.backends.ModelBackend"
+    )
+    assert client.get(url).status_code == 403
 
 
 def test_staff_without_the_permission_cannot_grant(organization: Organization) -> None:

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils import timezone
 
-from billing.models import UsageRecord
+from billing.models import Payment, UsageRecord
 from billing.pricing import Usage
 from deployments import environment
 from deployments.models import Deployment, EnvironmentVariable, Release
@@ -32,6 +32,7 @@ class Scene:
     call: UsageRecord
     token: WorkspaceToken
     key: GatewayKey
+    payment: Payment
     secrets: list[str]
 
     def url(self, name: str) -> str:
@@ -66,6 +67,10 @@ ARGUMENTS: dict[str, Any] = {
     "billing:call-detail": lambda scene: {"request_id": scene.call.request_id},
     "billing:spend": lambda scene: {},
     "billing:spend-export": lambda scene: {},
+    "billing:credit": lambda scene: {},
+    "billing:top-up": lambda scene: {},
+    "billing:auto-top-up": lambda scene: {},
+    "billing:refund-create": lambda scene: {"payment_id": scene.payment.public_id},
     "billing:statement-list": lambda scene: {},
     "billing:statement-detail": _of_this_month,
     "billing:statement-export": _of_this_month,
@@ -83,6 +88,9 @@ ARGUMENTS: dict[str, Any] = {
     "orgs:token-revoke": lambda scene: {"token_id": scene.token.public_id},
 }
 POSTED = {
+    "billing:top-up",
+    "billing:auto-top-up",
+    "billing:refund-create",
     "gateway:key-provision",
     "gateway:key-rotate",
     "gateway:key-revoke",
@@ -135,7 +143,14 @@ def scene(organization: Organization, workspace: Workspace) -> Scene:
         token.digest,
         EnvironmentVariable.objects.filter(name="DATABASE_URL").get().value_sealed,
     ]
-    return Scene(organization, deployment, old_release, call, token, made.key, secrets)
+    payment = Payment.objects.create(
+        organization=organization,
+        kind=Payment.Kind.CHECKOUT,
+        amount_nanos=5_000_000_000,
+        idempotency_key="p",
+        created_at=timezone.now(),
+    )
+    return Scene(organization, deployment, old_release, call, token, made.key, payment, secrets)
 
 
 def _text(response: Any) -> str:
