@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.test import override_settings
 
 from billing import ledger
 from deployments.models import Deployment
@@ -242,7 +243,9 @@ def api(app: GatewayApp, tenant: Tenant) -> ApiClient:
 
 
 @pytest.fixture(scope="module")
-def served(django_db_setup: None, django_db_blocker: Any) -> Iterator[Served]:
+def served(
+    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """The AI API behind a real server for the tests of a module, whose data they share.
 
     Not for modules with tests that ask for a database of their own.
@@ -250,6 +253,12 @@ def served(django_db_setup: None, django_db_blocker: Any) -> Iterator[Served]:
     with (
         django_db_blocker.unblock(),
         serving.database(),
+        override_settings(
+            JOURNAL_DIR=tmp_path_factory.mktemp("journal"),
+            JOURNAL_SEGMENT_BYTES=1024 * 1024,
+            JOURNAL_SLOTS=128,
+            BILLING_BARRIER="database",
+        ),
         serving.serve(Upstream()) as running,
         serving.configured(running.upstream.port),
     ):

@@ -28,7 +28,7 @@ from django.utils import timezone
 from billing import ledger, metering
 from billing.models import UsageRecord
 from gateway import attempts, keys, proxy
-from gateway.models import Limit
+from gateway.models import GatewayKey, Limit
 from orgs.models import Organization
 from tests import factories
 from tests.gateway.conftest import DOLLAR, Tenant, make_tenant
@@ -156,10 +156,15 @@ def _make_tenants() -> dict[str, Tenant]:
     made["suspended"].organization.status = Organization.Status.SUSPENDED
     made["suspended"].organization.save()
     made["poor"] = make_tenant(dollars=0)
-    # One call may write 16,384 tokens at a hundred-thousandth of a dollar: enough for one, not two.
+    # One call may write 16,384 tokens at a hundred-thousandth of a dollar: enough for one, and not
+    # for the beginning of another.
     made["busy"] = make_tenant(dollars=0)
     ledger.grant(
-        made["busy"].organization, DOLLAR // 4, reason="test", idempotency_key="grant", at=now
+        made["busy"].organization,
+        165 * DOLLAR // 1000,
+        reason="test",
+        idempotency_key="grant",
+        at=now,
     )
     for name, limits in {
         "hurried": {"requests_per_minute": 1},
@@ -219,13 +224,14 @@ def call_in_flight(name: str) -> Callable[[Stage], AbstractContextManager[None]]
 
     @contextmanager
     def during(stage: Stage) -> Iterator[None]:
+        ended = _calls_of(stage.tenants[name])
         chunk = {"id": "c", "object": "chat.completion.chunk", "model": GPT, "choices": []}
         stage.served.upstream.script = beginning(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         with httpx2.Client() as other, other.stream(**_hello(stage, name)) as begun:
             assert begun.status_code == 200
             stage.served.upstream.script = answering(500)
             yield
-        until(lambda: _held(stage.tenants[name]) == 0)
+        until(lambda: _calls_of(stage.tenants[name]) > ended)
 
     return during
 
@@ -250,8 +256,8 @@ def spent_minute(stage: Stage) -> Iterator[None]:
     yield
 
 
-def _held(tenant: Tenant) -> int:
-    return tenant.organization.ledger_accounts.get(kind="CREDITS").debits_pending_nanos
+def _calls_of(tenant: Tenant) -> int:
+    return UsageRecord.objects.filter(organization=tenant.organization).count()
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -282,8 +288,15 @@ def bug(_: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def locked_ledger(_: Stage) -> Iterator[None]:
-    """Somebody else holds the ledger: nothing can be reserved."""
+def locked_ledger(stage: Stage) -> Iterator[None]:
+    """Somebody else holds the ledger: nothing can be reserved for who has nothing on lease."""
+    tenant = make_tenant(dollars=1000)
+    stage.transport.key = tenant.key
+    # That the key is used is written down at its first use, which the lock would hold up.
+    headers = {"authorization": f"Bearer {tenant.key}"}
+    assert httpx2.get(f"{stage.served.url}/v1/models", headers=headers).status_code == 200
+    unused = GatewayKey.objects.filter(deployment=tenant.deployment, last_used_at=None)
+    until(lambda: not unused.all().exists())
     with pytest.MonkeyPatch.context() as patch, transaction.atomic():
         patch.setattr(metering, "OPEN_SECONDS_MAX", 0.2)
         if connection.vendor == "postgresql":
@@ -293,13 +306,14 @@ def locked_ledger(_: Stage) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def lost() -> Iterator[str]:
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a process of its own whose database does not answer."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "DATABASE_URL": "postgresql://postgres@127.0.0.1:1/nowhere",
+        "JOURNAL_DIR": str(tmp_path_factory.mktemp("lost")),
         **{name: name.lower() * 4 for name in ("SECRET_KEY", "KEY_PEPPER", "VAULT_KEY")},
     }
     command = [sys.executable, "-m", "uvicorn", "config.asgi:gateway", "--port", str(port)]
