@@ -7,19 +7,16 @@ in threads of its own; must never be waited for by a call whose entries are fres
 """
 
 import asyncio
-import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Barrier, BrokenBarrierError
 from typing import Any, Generic, TypeVar
 
 import structlog
 from django.db import Error as DatabaseFailure
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
@@ -27,6 +24,7 @@ from billing import terms
 from deployments.models import Deployment
 from gateway import allowances, catalog
 from gateway.models import GatewayKey
+from gateway.threads import DatabaseThreads
 from gateway.windows import ScopeLimits
 from orgs.models import Organization
 
@@ -99,14 +97,11 @@ class Snapshot:
         self._loads: dict[str, _Load] = {}
         self._loads_under_way = 0
         self._touched: OrderedDict[tuple[str, int], float] = OrderedDict()
-        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="snapshot")
+        self._threads = DatabaseThreads(THREADS, "snapshot")
 
     def close(self) -> None:
         """End the threads and their connections."""
-        everyone = Barrier(THREADS)
-        for _ in range(THREADS):
-            self._threads.submit(_close_connections, everyone)
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
     async def caller(self, deploy_id: str) -> Caller | None:
         """The living deployment with this id and its keys; None when there is none.
@@ -234,13 +229,6 @@ def _guarded(load: Callable[[], Value]) -> Value:
     """Run in one of the threads: connections that died or aged are replaced first."""
     close_old_connections()
     return load()
-
-
-def _close_connections(everyone: Barrier) -> None:
-    """Close this thread's connections; waits for the other threads, so that each does it once."""
-    connections.close_all()
-    with contextlib.suppress(BrokenBarrierError):
-        everyone.wait(timeout=LOAD_SECONDS_MAX)
 
 
 def _write(name: str, key_id: int) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 import orjson
 import structlog
 from django.db import Error as DatabaseFailure
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 from django.utils import timezone
 
 from gateway.dialects.base import KEPT_ID_CHARACTERS_MAX
 from gateway.models import StoredItem
+from gateway.threads import DatabaseThreads
 from orgs import vault
 
 log = structlog.get_logger(__name__)
@@ -53,14 +53,12 @@ class Store:
     """The store of one process."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="store")
+        self._threads = DatabaseThreads(THREADS, "store")
         self._places = threading.BoundedSemaphore(QUEUE_MAX)
 
     def close(self) -> None:
         """End the threads and their connections."""
-        for _ in range(THREADS):
-            self._threads.submit(connections.close_all)
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
     async def load(self, organization_id: int, kind: str, ids: Iterable[str]) -> dict[str, Any]:
         """Payloads of the organization's rows with these ids. Raises UnableToUseStore."""
