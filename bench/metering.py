@@ -1,82 +1,128 @@
-"""CPU of metering alone: microseconds per call (hold and settle) with 32 calls in flight.
+"""What metering costs: CPU per call and per chunk, booking on this database, and recovery.
 
-    DATABASE_URL=sqlite:///bench.sqlite3 python bench/metering.py [calls [in_flight [wait_ms]]]
+    DATABASE_URL=... python -m bench.metering
 
-`wait_ms`: how long each call pretends to wait for its provider; calls then drift apart and batches
-get smaller. Makes its own organization, price and credit in that database, and leaves them there:
-use a database made for the purpose. Prints this process's CPU; a database server's own is not in
-it.
+Budgets: accounting at most 10 us CPU per call (open and settle, without the barrier) and 0.5 us per
+chunk; at least 10,000 rows/s booked in batches of 200 on PostgreSQL; a dead process's journal
+recovered in under a second. Uses the database it is given, which must be made for the purpose, and
+checks the books at the end: a measurement with wrong books has failed. Exit code 1 above a budget.
 """
 
 import asyncio
 import os
-import random
-import resource
+import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import django
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+CALLS = 20_000
+CHUNKS = 200_000
+BOOKED = 20_000
+BATCH = 200
+CALL_US_MAX, CHUNK_US_MAX = 10.0, 0.5
+BOOKED_PER_SECOND_MIN = 10_000
+RECOVERY_SECONDS_MAX = 1.0
 
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+
+def opening(organization_id: int, price: Any) -> Any:
+    from billing import metering
+
+    now = time.time()
+    call_id = metering.new_call_id(int(now * 1000))
+    return metering.Opening(
+        call_id=call_id, organization_id=organization_id, workspace_id=1, deployment_id=1,
+        deploy_id="app-0000000001", key_id=1, request_id=f"req_{call_id.hex}",
+        endpoint="chat.completions", is_stream=True, model_requested="smollm2-135m",
+        provider="local", upstream_model="smollm2-135m", price=price, margin_basis_points=0,
+        hold_nanos=1_000_000, started_at=datetime.fromtimestamp(now, UTC),
+        input_tokens_estimate=100, output_tokens_max=4096,
+    )  # fmt: skip
 
 
-async def run(
-    organization_id: int, price: object, calls: int, in_flight: int, wait_ms: int
-) -> None:
+def ending() -> Any:
     from billing import metering, pricing
 
+    return metering.Ending(
+        status="FINISHED", http_status=200, usage_source="PROVIDER",
+        usage=pricing.Usage(input=1000, output=200), model_served="smollm2-135m",
+        upstream_request_id="req_upstream", duration_ms=12, first_token_ms=3,
+    )  # fmt: skip
+
+
+async def accounting(organization_id: int, price: Any) -> tuple[float, float]:
+    """CPU microseconds per call and per chunk in the serving thread."""
+    from django.conf import settings
+
+    from billing import metering
+
+    settings.BILLING_BARRIER = "write"
+    settings.INGEST_IN_WEB = False
     meter = metering.Meter()
     await meter.start()
-    left = calls
-
-    async def client() -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            now = time.time()
-            call_id = metering.new_call_id(int(now * 1000))
-            call = await meter.open(
-                metering.Opening(
-                    call_id=call_id, organization_id=organization_id, workspace_id=1,
-                    deployment_id=1, deploy_id="app-0000000001", key_id=1,
-                    request_id=f"req_{call_id.hex}", endpoint="chat.completions", is_stream=False,
-                    model_requested="smollm2-135m", provider="local",
-                    upstream_model="smollm2-135m", price=price,
-                    margin_basis_points=0, hold_nanos=1_000_000,
-                    started_at=datetime.fromtimestamp(now, UTC),
-                )
-            )  # fmt: skip
-            if wait_ms:
-                await asyncio.sleep(random.uniform(0.5, 1.5) * wait_ms / 1000)
-            await call.settle(
-                metering.Ending(
-                    status="FINISHED", http_status=200, usage_source="PROVIDER",
-                    usage=pricing.Usage(input=1000, output=200), duration_ms=12,
-                )
-            )  # fmt: skip
-
-    cpu, clock = cpu_seconds(), time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(in_flight)))
-    cpu, clock = cpu_seconds() - cpu, time.perf_counter() - clock
+    openings = [opening(organization_id, price) for _ in range(CALLS)]
+    end = ending()
+    first = await meter.open(opening(organization_id, price))
+    await first.settle(end)
+    began_at = time.thread_time()
+    for each in openings:
+        call = await meter.open(each)
+        call.settle(end)
+    per_call = (time.thread_time() - began_at) / CALLS * 1e6
+    call = await meter.open(opening(organization_id, price))
+    began_at = time.thread_time()
+    for pieces in range(CHUNKS):
+        call.relay(pieces)
+    per_chunk = (time.thread_time() - began_at) / CHUNKS * 1e6
+    call.settle(end)
     await meter.stop()
-    print(
-        f"{calls} calls, {in_flight} in flight: {cpu / calls * 1e6:.0f} us CPU per call, "
-        f"{calls / clock:.0f} calls/s"
+    return per_call, per_chunk
+
+
+def fill(folder: Path, organization_id: int, price: Any, *, count: int, in_flight: int) -> None:
+    """A journal of a process that is gone: `count` settlements and some calls in flight."""
+    from billing.calls import cost_nanos
+    from billing.journal import records
+    from billing.journal.writer import JournalWriter
+
+    writer = JournalWriter(
+        folder, f"bench-{time.time_ns()}", segment_bytes=16 * 1024 * 1024, slot_count=1024
     )
+    end = ending()
+    for _ in range(count):
+        each = opening(organization_id, price)
+        description = records.encode_opening(each)
+        writer.append(records.encode_settlement(description, end, cost_nanos(each, end)))
+    for _ in range(in_flight):
+        slot = writer.slots.open(records.encode_opening(opening(organization_id, price)))
+        writer.slots.relay(slot, 7)
+    writer.close()
 
 
-def main() -> None:
-    django.setup()
+def booking(organization_id: int, price: Any, *, count: int, in_flight: int = 0) -> float:
+    """Seconds until a dead process's journal is booked and closed."""
+    from django.utils import timezone
+
+    from billing import ingest
+
+    ingest.BATCH_MAX = BATCH
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), organization_id, price, count=count, in_flight=in_flight)
+        ingester = ingest.Ingester(Path(folder), host="bench")
+        began_at = time.perf_counter()
+        booked = ingester.ingest(timezone.now())
+        took = time.perf_counter() - began_at
+        ingester.close()
+    assert booked == count + in_flight, booked
+    return took
+
+
+def seed() -> tuple[int, Any]:
     from django.core.management import call_command
-    from django.db import connection
     from django.utils import timezone
 
     from billing import ledger, pricing
@@ -95,15 +141,50 @@ def main() -> None:
         provider="bench", model="bench", effective_at=now, rates=rates, source="bench",
         created_at=now,
     )  # fmt: skip
-    price = pricing.Price.from_rates(version.pk, rates)
-    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-    in_flight = int(sys.argv[2]) if len(sys.argv) > 2 else 32
-    wait_ms = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    print(connection.vendor)
-    for _ in range(3):
-        asyncio.run(run(organization.pk, price, calls, in_flight, wait_ms))
-    balance = ledger.balance(organization)
-    print(f"left {balance.posted_nanos}, held {balance.held_nanos}")
+    return organization.pk, pricing.Price.from_rates(version.pk, rates)
+
+
+def judge(what: str, value: float, unit: str, limit: float, *, is_least: bool = False) -> bool:
+    is_good = value >= limit if is_least else value <= limit
+    word = "at least" if is_least else "at most"
+    print(f"{what:34} {value:10,.2f} {unit} ({word} {limit:,.2f}){'' if is_good else '  EXCEEDED'}")
+    return is_good
+
+
+def measure() -> bool:
+    import django
+
+    django.setup()
+    from django.db import connection
+
+    from billing import checks
+
+    organization_id, price = seed()
+    per_call, per_chunk = asyncio.run(accounting(organization_id, price))
+    results = [
+        judge("Accounting, per call", per_call, "us", CALL_US_MAX),
+        judge("Accounting, per chunk", per_chunk, "us", CHUNK_US_MAX),
+    ]
+    rate = BOOKED / booking(organization_id, price, count=BOOKED)
+    least = BOOKED_PER_SECOND_MIN if connection.vendor == "postgresql" else 0
+    results.append(judge("Booked per second", rate, "rows", least, is_least=True))
+    took = booking(organization_id, price, count=500, in_flight=500)
+    results.append(judge("Recovery, 500 calls in flight", took, "s", RECOVERY_SECONDS_MAX))
+    differences = [text for text in checks.verify().differences if "journal" not in text]
+    print(f"Books: {'exact' if not differences else differences[:3]}")
+    return all(results) and not differences
+
+
+def main() -> None:
+    """Measure in a process with a data folder of its own."""
+    if "MEASURING" in os.environ:
+        sys.exit(0 if measure() else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "MEASURING": "1", "DATA_DIR": folder}
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.metering"], env=environment, check=False
+        )
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

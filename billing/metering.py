@@ -269,6 +269,7 @@ class Meter:
             held, paid = opening.hold_nanos, UNLIMITED
             if not lease.hold(held):
                 held, paid = await self._hold_slowly(lease, opening)
+                self._require_service_again(lease, held)
             elif lease.free < held:
                 self._refill_soon(opening.organization_id)
         failpoints.reach("web.after_hold")
@@ -276,15 +277,22 @@ class Meter:
 
     def _opened(self, opening: Opening, lease: Lease | None, held: int, paid: int) -> Call:
         try:
-            self._require_service()  # it may have ended while credit was asked for
             call = Call(self, opening, lease, held, paid)
-        except (NoFreeSlot, BillingUnavailable) as error:
+        except NoFreeSlot:
             if lease is not None:
                 lease.settle(held, 0)
-            raise BillingUnavailable(str(error) or "Too many calls are in flight.") from None
+            raise BillingUnavailable("Too many calls are in flight.") from None
         self._calls[opening.call_id] = call
         failpoints.reach("web.after_open")
         return call
+
+    def _require_service_again(self, lease: Lease, held: int) -> None:
+        """Service may have ended while credit was asked for: then what was held is free again."""
+        try:
+            self._require_service()
+        except BillingUnavailable:
+            lease.settle(held, 0)
+            raise
 
     def _require_service(self) -> None:
         if not self._is_running:

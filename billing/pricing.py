@@ -6,7 +6,7 @@ million tokens is 0.15 micro-dollars a token, so the scale must be finer than a 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -115,6 +115,26 @@ class Price:
 
     version_id: int
     tiers: Mapping[str, tuple[tuple[int, int], ...]]
+    # (from_input_tokens, dearest input, dearest output) of each step, for worst cases.
+    ceilings: tuple[tuple[int, int, int], ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        steps = sorted({start for tiers in self.tiers.values() for start, _ in tiers} | {0})
+        ceilings = tuple(
+            (start, self._dearest(INPUT_BUCKETS, start), self._dearest(OUTPUT_BUCKETS, start))
+            for start in steps
+        )
+        object.__setattr__(self, "ceilings", ceilings)
+
+    def _dearest(self, buckets: tuple[str, ...], from_tokens: int) -> int:
+        """The dearest rate of these buckets that begins at exactly this much input."""
+        rates = (
+            nanos
+            for bucket in buckets
+            for start, nanos in self.tiers.get(bucket, ())
+            if start == from_tokens
+        )
+        return max(rates, default=0)
 
     @classmethod
     def from_rates(cls, version_id: int, rates: Mapping[str, list[dict[str, Any]]]) -> "Price":
@@ -179,7 +199,10 @@ def cost_nanos(price: Price, usage: Usage, margin_basis_points: int) -> int:
 
     The sum of tokens x rates, and the margin on top of the whole sum. Raises UnpricedBucket.
     """
-    exact = sum(line.tokens * line.nanos_per_million for line in bill_lines(price, usage))
+    whole_input, exact = usage.whole_input, 0
+    for bucket, tokens in zip(BUCKETS, usage.counts, strict=True):
+        if tokens:
+            exact += tokens * price.nanos_per_million(bucket, whole_input)
     exact *= BASIS_POINTS + margin_basis_points
     scale = TOKENS_PER_PRICE * BASIS_POINTS
     return (exact + scale // 2) // scale
@@ -193,14 +216,11 @@ def worst_case_nanos(
     Tiers that begin above this much input cannot apply.
     """
 
-    def dearest(buckets: tuple[str, ...]) -> int:
-        return max(
-            nanos
-            for bucket in buckets
-            for from_tokens, nanos in price.tiers.get(bucket, ((0, 0),))
-            if from_tokens == 0 or from_tokens < input_tokens_max
-        )
-
-    exact = input_tokens_max * dearest(INPUT_BUCKETS) + output_tokens_max * dearest(OUTPUT_BUCKETS)
+    dearest_input = dearest_output = 0
+    for from_tokens, nanos_in, nanos_out in price.ceilings:
+        if from_tokens == 0 or from_tokens < input_tokens_max:
+            dearest_input = max(dearest_input, nanos_in)
+            dearest_output = max(dearest_output, nanos_out)
+    exact = input_tokens_max * dearest_input + output_tokens_max * dearest_output
     exact *= BASIS_POINTS + margin_basis_points
     return -(-exact // (TOKENS_PER_PRICE * BASIS_POINTS))

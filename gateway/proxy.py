@@ -365,17 +365,14 @@ def open_call(
     assert first.price is not None  # routing refuses unpriced models  # noqa: S101
     inputs = [_input_tokens_max(row, inspection, size) for row in candidates]
     outputs = [_output_tokens_max(row, inspection) for row in candidates]
-    nothing, one_slice = [0] * len(candidates), [OUTPUT_SLICE_TOKENS] * len(candidates)
-
-    def dearest(input_tokens: list[int], output_tokens: list[int]) -> int:
-        return max(
-            _worst_case(row, input_max, output_max, caller.margin_basis_points)
-            for row, input_max, output_max in zip(
-                candidates, input_tokens, output_tokens, strict=True
-            )
-        )
-
-    is_stream = inspection.is_stream
+    margin = caller.margin_basis_points
+    worst = [_worst_case(*each, margin) for each in zip(candidates, inputs, outputs, strict=True)]
+    starts, slices = [], []
+    if inspection.is_stream:  # what is sent as a stream can be paid as it comes
+        for row, input_max in zip(candidates, inputs, strict=True):
+            start = _worst_case(row, input_max, 0, margin)
+            starts.append(start)
+            slices.append(_worst_case(row, input_max, OUTPUT_SLICE_TOKENS, margin) - start)
     return Opening(
         call_id=call_id,
         organization_id=caller.organization_id,
@@ -391,12 +388,12 @@ def open_call(
         upstream_model=first.upstream_name,
         price=first.price,
         margin_basis_points=caller.margin_basis_points,
-        hold_nanos=dearest(inputs, outputs),
+        hold_nanos=max(worst),
         started_at=datetime.now(UTC),
         input_tokens_estimate=size.tokens_estimate(),
         output_tokens_max=max(outputs),
-        input_nanos=dearest(inputs, nothing) if is_stream else 0,
-        slice_nanos=dearest(nothing, one_slice) if is_stream else 0,
+        input_nanos=max(starts, default=0),
+        slice_nanos=max(slices, default=0),
     )
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from billing.journal import directory as place
@@ -57,10 +58,12 @@ class JournalReader:
             data = self._segment(base, position, limit)
             if data is None:
                 break
-            items = list(frames.decode(data, position))
+            # One more than is wanted, which may turn out to be cut short.
+            wanted = frames_max - len(found)
+            items = list(islice(frames.decode(data, position), wanted + 1))
             if len(items) > 1 and _is_cut_short(items[-1], base + self.page.segment_bytes, limit):
                 items.pop()  # it ends in what the next read brings
-            for item in items[: frames_max - len(found)]:
+            for item in items[:wanted]:
                 found.append(item)
                 position = _end_of(item, base + self.page.segment_bytes)
             if items and position < base + self.page.segment_bytes:
