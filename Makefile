@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test test-conformance test-browser lint types check bench requirements migrations
+.PHONY: help install install-dev run demo test test-faults chaos test-conformance test-browser lint types check bench requirements migrations
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,13 @@ demo: install ## Deploy the example chat app to the running platform
 	@$(VENV)/python examples/demo.py
 
 test: install-dev ## Run every test that needs no service or browser
-	@$(VENV)/pytest -n auto --dist loadfile -m "not browser and not conformance"
+	@$(VENV)/pytest -n auto --dist loadfile -m "not browser and not conformance and not faults"
+
+test-faults: install-dev ## Kill processes at every arrow of the money protocol, and at random
+	@$(VENV)/pytest -n 2 -m faults
+
+chaos: install-dev ## Random kills for SECONDS=1800 (SEED=... repeats one; DATABASE_URL chooses)
+	@$(VENV)/python -m tests.faults.chaos --seconds $${SECONDS:-1800} $${SEED:+--seed $$SEED}
 
 test-conformance: ## Hold the gateway to real clients; writes docs/conformance.md
 	@$(PYTHON) scripts/install.py --conformance
@@ -41,6 +47,8 @@ check: lint types ## Everything CI runs: lint, types, migrations, tests on SQLit
 	@$(VENV)/python scripts/require_services.py
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} \
 	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test
+	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test-faults
+	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} $(MAKE) --no-print-directory test-faults
 	@$(MAKE) --no-print-directory test-browser
 	@$(MAKE) --no-print-directory test-conformance
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from django.db import connection, transaction
 from django.db.models import F
 
-from billing import postings
+from billing import failpoints, postings
 from billing.models import Journal, Lease, LedgerAccount
 
 # A grant is at least what was asked for, and up to this part of what is available: it shrinks
@@ -59,6 +59,8 @@ def grant(journal: str, organization_id: int, *, needed_nanos: int) -> Granted:
             Lease.objects.filter(pk=lease.pk).update(granted_nanos=F("granted_nanos") + amount)
         if amount < needed_nanos:
             _ask_others(organization_id)
+        failpoints.reach("lease.before_commit")
+    failpoints.reach("lease.after_commit")
     return Granted(
         granted_nanos=lease.granted_nanos + amount,
         used_nanos=lease.used_nanos,

@@ -19,7 +19,7 @@ import orjson
 import structlog
 from django.conf import settings
 
-from billing import metering, pricing
+from billing import failpoints, metering, pricing
 from billing.calls import OUTPUT_SLICE_TOKENS
 from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
@@ -120,7 +120,7 @@ class Run:
     http_status: int = 502
     error_code: str = ""
     relayed_tokens: int = 0
-    reported_output: int = 0
+    reported_output: int | None = None
     model_served: str = ""
     upstream_request_id: str = ""
     first_token_at: float | None = None
@@ -146,7 +146,7 @@ class Run:
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.relayed_tokens += tokens
-        if not self.call.relay(max(self.relayed_tokens, self.reported_output)):
+        if not self.call.relay(max(self.relayed_tokens, self.reported_output or 0)):
             self.finish(Status.CREDIT_CUT, 429, "insufficient_quota")
             raise refusals.out_of_credit(top_up_url(self.caller))
 
@@ -231,6 +231,7 @@ async def serve_generation(
     """A request for a model's answer, in any dialect. Raises Refusal while nothing was sent."""
     began_at = time.monotonic()
     caller, key_id = await authenticate(exchange.headers, services.snapshot)
+    failpoints.reach("web.after_key_check")
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = {**parse_object(raw), **ask.members}
     inspection = CLIENT_DIALECTS[ask.dialect].inspect(body)
@@ -502,6 +503,7 @@ async def _call(
 
     async def attempt(candidate: Candidate) -> Answer:
         run.take(candidate)
+        failpoints.reach("web.before_request")
         path = run.translation.wire(candidate).path(candidate.upstream_name, is_stream=is_stream)
         return await attempts.send(
             *(services.connections, run.translation, candidate, path),
@@ -518,6 +520,7 @@ async def _call(
             raise ClientGone from None
         raise
     async with answer:
+        failpoints.reach("web.after_headers")
         run.upstream_request_id = answer.headers.get("x-request-id", "")
         if not is_stream:
             await _answer(exchange, services.store, run, answer)
@@ -554,7 +557,8 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
     wire = run.translation.wire(run.candidate)
     run.report(wire.read_usage(body))
     run.model_served = str(body.get("model") or body.get("modelVersion") or "")
-    run.relay(len(raw) // prompts.BYTES_PER_TOKEN)
+    reported = run.reported_output
+    run.relay(len(raw) // prompts.BYTES_PER_TOKEN if reported is None else reported)
     if run.translation.passes_through(run.candidate):
         result = wire.amend(body, run.inspection)
     else:
@@ -563,7 +567,9 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
         raw = orjson.dumps(result)
     run.finish(Status.FINISHED, 200)
     await _settle_and_keep(store, run, result)
+    failpoints.reach("web.after_barrier")
     await exchange.send_bytes(200, raw)
+    failpoints.reach("web.after_last_frame")
 
 
 def _translate_answer(run: Run, events: Any) -> Json:
@@ -589,6 +595,7 @@ async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer
         if forward:
             run.relay(reader.relayed_messages - relayed_before)
             await exchange.send_piece(forward)
+            failpoints.reach("web.after_chunk_sent")
         if reader.failure:
             _fail_inside(run, reader.failure)
     await _end_stream(exchange, store, run, reader, reader.close())
@@ -640,7 +647,9 @@ async def _end_stream(
     """The end: kept and settled first, then released."""
     run.finish(Status.FINISHED, 200)
     await _settle_and_keep(store, run, writer.result())
+    failpoints.reach("web.after_barrier")
     await exchange.end_stream(terminal)
+    failpoints.reach("web.after_last_frame")
 
 
 async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:

@@ -1,0 +1,91 @@
+"""The process is killed at every arrow of the money protocol; afterwards every call is exact."""
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.faults.client import Clients
+from tests.faults.invariants import violations
+from tests.faults.platform import Platform
+from tests.faults.upstream import Upstream
+
+pytestmark = pytest.mark.faults
+
+# Each with the visit at which it kills, so that some calls have ended before and some are running.
+PLACES = [
+    "web.after_key_check:3",
+    "lease.before_commit",
+    "lease.after_commit",
+    "web.after_hold:3",
+    "web.after_open:3",
+    "web.before_request:3",
+    "web.after_headers:3",
+    "web.after_chunk_counted:20",
+    "web.after_chunk_sent:20",
+    "web.after_usage_reported:3",
+    "web.before_settle_write:3",
+    "web.after_settle_write:3",
+    "web.after_slot_freed:3",
+    "web.after_barrier:3",
+    "web.after_last_frame:3",
+    "ingest.after_read",
+    "ingest.after_charge",
+    "ingest.after_records",
+    "ingest.before_commit",
+    "ingest.after_commit",
+]
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    upstream = Upstream()
+    upstream.start()
+    yield upstream
+    upstream.stop()
+
+
+@pytest.fixture
+def platform(upstream):
+    platform = Platform(upstream.port)
+    platform.prepare()
+    yield platform
+    platform.close()
+
+
+async def play(clients: Clients) -> None:
+    """One call after another, then several at once; streams and whole answers."""
+    for number in range(2):
+        await clients.call(f"first-{number}", is_stream=number == 0)
+    await asyncio.gather(
+        *(clients.call(f"at-once-{number}", is_stream=number != 2) for number in range(4))
+    )
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_at_any_arrow_every_call_is_exact(platform, upstream, place):
+    upstream.generated.clear()
+    process, port = platform.start_web(crash_at=place)
+    clients = Clients(platform.key, [port])
+    asyncio.run(play(clients))
+    assert process.wait(timeout=30) == -signal.SIGKILL, platform.logs()
+    # Another process serves on as if nothing had happened, and books what the first one left.
+    _, port = platform.start_web()
+    clients.ports = [port]
+    after = asyncio.run(clients.call("after"))
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert after.saw_end
+
+
+def test_killed_while_recovering_what_another_left_nothing_is_charged_twice(platform, upstream):
+    upstream.generated.clear()
+    process, port = platform.start_web(crash_at="web.after_chunk_sent:20")
+    clients = Clients(platform.key, [port])
+    asyncio.run(play(clients))
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    ingester = platform.start_ingester(crash_at="ingest.in_recovery")
+    assert ingester.wait(timeout=30) == -signal.SIGKILL, platform.logs()
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert any(record["status"] == "CRASHED" for record in books.records)
