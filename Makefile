@@ -26,7 +26,7 @@ test-faults: install-dev ## Kill processes at every arrow of the money protocol,
 	@$(VENV)/pytest -n 2 -m faults
 
 chaos: install-dev ## Random kills for SECONDS=1800 (SEED=... repeats one; DATABASE_URL chooses)
-	@$(VENV)/python -m tests.faults.chaos --seconds $${SECONDS:-1800} $${SEED:+--seed $$SEED}
+	@$(VENV)/python -m tests.faults.chaos --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED))
 
 test-conformance: ## Hold the gateway to real clients; writes docs/conformance.md
 	@$(PYTHON) scripts/install.py --conformance
