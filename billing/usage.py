@@ -261,6 +261,7 @@ def calls(
     *,
     before_call_id: UUID | None = None,
     limit: int = 50,
+    workspace_id: int | None = None,
     deployment_id: int | None = None,
     model: str | None = None,
     status: str | None = None,
@@ -272,6 +273,7 @@ def calls(
     """
     wanted = {
         "call_id__lt": before_call_id,
+        "workspace_id": workspace_id,
         "deployment_id": deployment_id,
         "model_requested": model,
         "status": status,

@@ -1,4 +1,4 @@
-"""The `aigateway/*` calls of the data API: provision, info, revoke, rotate, usage, limits.
+"""The `aigateway/*` calls of the data API: provision, info, revoke, rotate, usage, calls, limits.
 
 Parses, makes one domain call, answers. Every call takes an optional `deployId`; without it the
 workspace's default deployment is meant. Foreign deployments are indistinguishable from none: 404.
@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
 from billing import usage
+from billing.models import UsageRecord
 from billing.money import dollars_from_nanos
 from billing.pricing import BUCKETS
 from deployments import directory
@@ -23,6 +24,8 @@ from gateway import allowances, keys, provisioning
 from gateway.models import GatewayKey, ModelRoute
 from gateway.provisioning import Provisioned
 from gateway.serializers import (
+    CallsQuerySerializer,
+    CallsSerializer,
     KeyInfoSerializer,
     KeyTargetSerializer,
     LimitsAnswerSerializer,
@@ -40,10 +43,17 @@ from orgs.errors import DataApiError
 USAGE_DAYS_DEFAULT = 30
 USAGE_DAYS_MAX = 366
 EPOCH_YEAR = 2020
+# What `calls` filters by -> the argument of `usage.calls`.
+CALL_FILTERS = {
+    "before": "before_call_id",
+    "model": "model",
+    "status": "status",
+    "requestId": "request_id",
+}
 
 
 class AigatewayView(DataApiCall):
-    """What the five calls share: reading the body, and the 404 for a missing deployment."""
+    """What these calls share: reading the body, and the 404 for a missing deployment."""
 
     serializer_class: type[Serializer[None]] = KeyTargetSerializer
 
@@ -214,6 +224,63 @@ class UsageView(AigatewayView):
                 "total": _describe_usage(usage.summary(**query)),
             }
         )
+
+
+class CallsView(AigatewayView):
+    """The log of calls: each with what it used, what it cost and why."""
+
+    serializer_class = CallsQuerySerializer
+
+    @extend_schema(request=CallsQuerySerializer, responses=CallsSerializer, tags=["aigateway"])
+    def post(self, request: Request) -> Response:
+        """Latest first; `older` is the `before` of the next page, null on the last one."""
+        body = self.read(request)
+        query = {CALL_FILTERS[name]: body[name] for name in CALL_FILTERS.keys() & body.keys()}
+        if deploy_id := body.get("deployId"):
+            deployment = directory.require_deployed(workspace_of(request), deploy_id)
+            query["deployment_id"] = deployment.pk
+        found = usage.calls(
+            workspace_of(request).organization,
+            workspace_id=workspace_of(request).pk,
+            limit=body["limit"] + 1,
+            **query,
+        )
+        shown = found[: body["limit"]]
+        return Response(
+            {
+                "calls": [_describe_call(call) for call in shown],
+                "older": shown[-1].call_id.hex if len(found) > len(shown) else None,
+            }
+        )
+
+
+def _describe_call(call: UsageRecord) -> dict[str, Any]:
+    """One call: who answered, its tokens per bucket, and its cost with the formula."""
+    tokens = zip(BUCKETS, call.usage.counts, strict=True)
+    explanation = usage.explain(call)
+    return {
+        "requestId": call.request_id,
+        "startedAt": call.started_at,
+        "deployId": call.deploy_id,
+        "endpoint": call.endpoint,
+        "model": call.model_requested,
+        "modelServed": call.model_served,
+        "provider": call.provider,
+        "status": call.status,
+        "httpStatus": call.http_status,
+        "errorCode": call.error_code or None,
+        "tokens": {_camel_case(bucket): count for bucket, count in tokens if count},
+        "reasoningTokens": call.reasoning_tokens,
+        "usageSource": call.usage_source,
+        "priceVersion": call.price_version_id,
+        "marginPercent": usage.percent(call.margin_basis_points),
+        "lines": [line.formula for line in explanation.lines],
+        "formula": explanation.formula,
+        "costNanos": call.cost_nanos,
+        "costUsd": format(dollars_from_nanos(call.cost_nanos), "f"),
+        "durationMs": call.duration_ms,
+        "firstTokenMs": call.first_token_ms,
+    }
 
 
 def _period(body: dict[str, Any]) -> tuple[datetime, datetime]:

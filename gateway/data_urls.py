@@ -11,5 +11,6 @@ urlpatterns = [
     path("aigateway/revoke", api.RevokeView.as_view(), name="aigateway-revoke"),
     path("aigateway/rotate", api.RotateView.as_view(), name="aigateway-rotate"),
     path("aigateway/limits", api.LimitsView.as_view(), name="aigateway-limits"),
+    path("aigateway/calls", api.CallsView.as_view(), name="aigateway-calls"),
     path("aigateway/usage", api.UsageView.as_view(), name="aigateway-usage"),
 ]

@@ -6,6 +6,7 @@ from typing import Any
 from rest_framework import serializers
 
 from billing import money
+from billing.models import UsageRecord
 from gateway import allowances
 
 
@@ -36,6 +37,18 @@ class UsageQuerySerializer(KeyTargetSerializer):
         fields["from"] = serializers.DateTimeField(required=False)
         fields["to"] = serializers.DateTimeField(required=False)
         return fields
+
+
+class CallsQuerySerializer(KeyTargetSerializer):
+    """Which calls to list; the latest 50 when left out."""
+
+    LIMIT_MAX = 200
+
+    limit = serializers.IntegerField(required=False, default=50, min_value=1, max_value=LIMIT_MAX)
+    before = serializers.UUIDField(required=False, help_text="`older` of the page before.")
+    model = serializers.CharField(required=False, max_length=120, help_text="As it was asked for.")
+    status = serializers.ChoiceField(choices=UsageRecord.Status.choices, required=False)
+    requestId = serializers.CharField(required=False, max_length=64)
 
 
 def _refuse_unknown(known: Iterable[str], given: Iterable[str]) -> None:
@@ -152,3 +165,10 @@ class UsageSerializer(serializers.Serializer[None]):
     groupBy = serializers.CharField()
     rows = serializers.ListField(child=serializers.DictField())
     total = serializers.DictField()
+
+
+class CallsSerializer(serializers.Serializer[None]):
+    """Answer of `calls`."""
+
+    calls = serializers.ListField(child=serializers.DictField())
+    older = serializers.CharField(allow_null=True)

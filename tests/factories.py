@@ -122,6 +122,7 @@ def make_opening(
     price: PriceVersion,
     hold_nanos: int = 1_000_000,
     started_at: datetime | None = None,
+    workspace_id: int = 1,
     deployment_id: int = 1,
     deploy_id: str = "app-0000000001",
     model: str = "smollm2-135m",
@@ -134,7 +135,7 @@ def make_opening(
     return metering.Opening(
         call_id=call_id,
         organization_id=organization.pk,
-        workspace_id=1,
+        workspace_id=workspace_id,
         deployment_id=deployment_id,
         deploy_id=deploy_id,
         key_id=1,

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from billing.models import UsageRecord
 from billing.pricing import Usage
 from deployments import environment
 from deployments.directory import DeploymentNotFound
@@ -18,7 +19,7 @@ from gateway.models import GatewayKey
 from orgs.models import Workspace
 from tests import factories
 
-CALLS = ("provision", "info", "revoke", "rotate", "usage")
+CALLS = ("provision", "info", "revoke", "rotate", "usage", "calls")
 
 
 @pytest.fixture
@@ -331,3 +332,101 @@ def test_usage_of_a_day_long_past_is_empty_not_wrong(agent: Any, deployment: Dep
     answer = agent("aigateway/usage", body).json()
     assert answer["rows"] == []
     assert (answer["total"]["costNanos"], answer["total"]["costUsd"]) == (0, "0")
+
+
+# --- calls --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(deployment: Deployment) -> list[UsageRecord]:
+    """Three calls of the workspace, latest first: one of another model, and one that failed."""
+    organization = deployment.workspace.organization
+    factories.make_credit(organization=organization)
+    price = factories.make_price()
+    common: dict[str, Any] = {
+        "organization": organization,
+        "price": price,
+        "workspace_id": deployment.workspace_id,
+        "deployment_id": deployment.pk,
+        "deploy_id": deployment.deploy_id,
+    }
+    return [
+        factories.make_call(usage=Usage(input=100, output=50), **common),
+        factories.make_call(usage=Usage(input=1), model="other", **common),
+        factories.make_call(status="UPSTREAM_ERROR", **common),
+    ][::-1]
+
+
+def ids(answer: Any) -> list[str]:
+    return [call["requestId"] for call in answer.json()["calls"]]
+
+
+def test_calls_are_listed_with_the_formula_of_their_cost(
+    agent: Any, made: list[UsageRecord]
+) -> None:
+    answer = agent("aigateway/calls", {})
+    assert ids(answer) == [call.request_id for call in made]
+    assert answer.json()["older"] is None
+    shown = answer.json()["calls"][2]
+    assert shown["tokens"] == {"input": 100, "output": 50}
+    assert shown["lines"] == [
+        "100 input × $0.02 / 1M = $0.000002",
+        "50 output × $0.04 / 1M = $0.000002",
+    ]
+    assert shown["formula"] == "$0.000002 + $0.000002 = $0.000004"
+    assert (shown["costNanos"], shown["costUsd"], shown["marginPercent"]) == (
+        4000,
+        "0.000004",
+        "0 %",
+    )
+    assert (shown["priceVersion"], shown["errorCode"]) == (made[2].price_version_id, None)
+
+
+def test_calls_come_in_pages_that_new_calls_do_not_shift(
+    agent: Any, made: list[UsageRecord]
+) -> None:
+    first = agent("aigateway/calls", {"limit": 2})
+    assert ids(first) == [call.request_id for call in made[:2]]
+    rest = agent("aigateway/calls", {"limit": 2, "before": first.json()["older"]})
+    assert ids(rest) == [made[2].request_id]
+    assert rest.json()["older"] is None
+
+
+def test_calls_are_found_by_what_they_were(agent: Any, made: list[UsageRecord]) -> None:
+    failed, other, _ = made
+    assert ids(agent("aigateway/calls", {"status": "UPSTREAM_ERROR"})) == [failed.request_id]
+    assert ids(agent("aigateway/calls", {"model": "other"})) == [other.request_id]
+    assert ids(agent("aigateway/calls", {"requestId": other.request_id})) == [other.request_id]
+    assert ids(agent("aigateway/calls", {"requestId": "req_nobody"})) == []
+
+
+def test_another_workspaces_calls_are_not_listed(
+    agent: Any, outsider_agent: Any, made: list[UsageRecord], deployment: Deployment
+) -> None:
+    organization = deployment.workspace.organization
+    sibling = factories.make_workspace(organization=organization, name="sibling")
+    factories.make_call(
+        organization=organization,
+        price=made[0].price_version,
+        usage=Usage(input=1),
+        workspace_id=sibling.pk,
+    )
+    assert len(ids(agent("aigateway/calls", {}))) == 3
+    assert ids(outsider_agent("aigateway/calls", {"requestId": made[0].request_id})) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"limit": 201}, "limit"),
+        ({"before": "yesterday"}, "before"),
+        ({"status": "BROKEN"}, "status"),
+    ],
+)
+def test_a_senseless_list_is_refused_by_name(
+    body: dict[str, Any], field: str, agent: Any, deployment: Deployment
+) -> None:
+    answer = agent("aigateway/calls", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["field"] == field
