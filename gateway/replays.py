@@ -7,21 +7,20 @@ database threads of its own, which nobody without the header waits for. Must kno
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import Error as DatabaseFailure
-from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from gateway import refusals
 from gateway.exchange import Exchange
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller
+from gateway.threads import DatabaseThreads, UnableToAsk
 from orgs import idempotency
 from orgs.idempotency import Answer, Claim
 
@@ -35,37 +34,19 @@ THREADS = 2
 LEASE_SPARE = timedelta(minutes=5)
 
 
-class UnableToReachReplays(Exception):
-    """The database did not answer in time."""
-
-
 class Replays:
     """The way of one process to claims and kept answers."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="replays")
+        self._threads = DatabaseThreads(THREADS, "replays")
 
     def close(self) -> None:
         """End the threads and their connections."""
-        for _ in range(THREADS):
-            self._threads.submit(connections.close_all)
-        self._threads.shutdown(wait=True)
+        self._threads.close()
 
     async def run(self, work: Any, *arguments: Any, **named: Any) -> Any:
-        """A function of `orgs.idempotency`, in a thread. Raises UnableToReachReplays."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(SECONDS_MAX):
-                return await loop.run_in_executor(
-                    self._threads, lambda: _guarded(work, *arguments, **named)
-                )
-        except (DatabaseFailure, TimeoutError) as error:
-            raise UnableToReachReplays from error
-
-
-def _guarded(work: Any, *arguments: Any, **named: Any) -> Any:
-    close_old_connections()
-    return work(*arguments, **named)
+        """A function of `orgs.idempotency`, in a thread. Raises UnableToAsk."""
+        return await self._threads.ask(partial(work, *arguments, **named), seconds_max=SECONDS_MAX)
 
 
 class Attempt:
@@ -91,7 +72,7 @@ class Attempt:
                 await self._replays.run(idempotency.keep, self._claimed, Answer(status, body))
             else:
                 await self._replays.run(idempotency.release, self._claimed)
-        except UnableToReachReplays:
+        except UnableToAsk:
             log.exception("an answer could not be kept for its key")
 
     async def abandoned(self) -> None:
@@ -137,7 +118,7 @@ async def _begin(
         )
     except idempotency.UnableToClaim as error:
         raise _refused(error) from None
-    except UnableToReachReplays:
+    except UnableToAsk:
         raise refusals.service_unavailable() from None
     if isinstance(found, Answer):
         await exchange.send_bytes(found.status, found.body, REPLAYED)

@@ -5,9 +5,6 @@ end of an answer is released, so that the next turn finds them on any process; `
 saves nothing. Asked from the event loop, served by database threads of its own. Must know no wire.
 """
 
-import asyncio
-import threading
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,13 +12,11 @@ from typing import Any
 
 import orjson
 import structlog
-from django.db import Error as DatabaseFailure
-from django.db import close_old_connections
 from django.utils import timezone
 
 from gateway.dialects.base import KEPT_ID_CHARACTERS_MAX
 from gateway.models import StoredItem
-from gateway.threads import DatabaseThreads
+from gateway.threads import DatabaseThreads, UnableToAsk
 from orgs import vault
 
 log = structlog.get_logger(__name__)
@@ -53,8 +48,7 @@ class Store:
     """The store of one process."""
 
     def __init__(self) -> None:
-        self._threads = DatabaseThreads(THREADS, "store")
-        self._places = threading.BoundedSemaphore(QUEUE_MAX)
+        self._threads = DatabaseThreads(THREADS, "store", queue_max=QUEUE_MAX)
 
     def close(self) -> None:
         """End the threads and their connections."""
@@ -81,24 +75,10 @@ class Store:
         return bool(await self._run(delete_row, organization_id, kind, item_id))
 
     async def _run(self, work: Any, *arguments: Any) -> Any:
-        if not self._places.acquire(blocking=False):
-            raise UnableToUseStore("Too much waits for the database.")
-        deadline = time.monotonic() + SECONDS_MAX
-        future = self._threads.submit(_guarded, deadline, work, *arguments)
-        # Its place is free when a thread has had it, not when nobody waits for it any more.
-        future.add_done_callback(lambda _: self._places.release())
         try:
-            async with asyncio.timeout(SECONDS_MAX):
-                return await asyncio.shield(asyncio.wrap_future(future))
-        except (DatabaseFailure, TimeoutError) as error:
-            raise UnableToUseStore from error
-
-
-def _guarded(deadline: float, work: Any, *arguments: Any) -> Any:
-    if time.monotonic() > deadline:  # nobody waits for it any more
-        raise UnableToUseStore
-    close_old_connections()
-    return work(*arguments)
+            return await self._threads.ask(work, *arguments, seconds_max=SECONDS_MAX)
+        except UnableToAsk as error:
+            raise UnableToUseStore(str(error)) from error
 
 
 def _context(organization_id: int, kind: str, item_id: str) -> str:

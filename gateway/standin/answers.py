@@ -73,6 +73,7 @@ class Answer:
                 input=self.prompt.input,
                 cache_read=self.prompt.cache_read,
                 cache_write=self.prompt.cache_write,
+                cache_write_1h=self.prompt.cache_write_1h,
             )
         yield UsageReported(usage)
         yield Ended()

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from gateway import prompts
+from gateway.dialects import CLIENT_DIALECTS
 from gateway.standin.rejections import Asked, Json
 
 BYTES_PER_TOKEN = 4
@@ -26,6 +28,7 @@ class Prompt:
     input: int
     cache_read: int = 0
     cache_write: int = 0
+    cache_write_1h: int = 0
 
 
 class Cache:
@@ -37,7 +40,8 @@ class Cache:
     def count(self, asked: Asked, dialect: str) -> Prompt:
         """The tokens of this prompt; what is cached now is read next time."""
         prefix = _prefix(asked.body)
-        whole, cached = count_tokens(asked.body), len(prefix) // BYTES_PER_TOKEN
+        whole = count_tokens(asked.body, dialect)
+        cached = len(prefix) // BYTES_PER_TOKEN
         is_marked = dialect == "anthropic" and b'"cache_control":{' in prefix
         if not (is_marked or (dialect != "anthropic" and cached >= AUTOMATIC_TOKENS_MIN)):
             return Prompt(whole)
@@ -51,13 +55,18 @@ class Cache:
         if is_hit:
             return Prompt(whole - cached, cache_read=cached)
         # Only Anthropic asks money for writing.
-        return Prompt(whole - cached, cache_write=cached) if is_marked else Prompt(whole)
+        if not is_marked:
+            return Prompt(whole)
+        if b'"ttl":"1h"' in prefix:
+            return Prompt(whole - cached, cache_write_1h=cached)
+        return Prompt(whole - cached, cache_write=cached)
 
 
-def count_tokens(body: Json) -> int:
-    """The tokens of a whole prompt, four bytes to one."""
+def count_tokens(body: Json, dialect: str) -> int:
+    """The tokens of a whole prompt: four bytes to one, media by what they are."""
     told = {name: body[name] for name in (*STABLE, *HISTORY) if name in body}
-    return max(len(orjson.dumps(told)) // BYTES_PER_TOKEN, 1)
+    media = CLIENT_DIALECTS[dialect].media(body)
+    return prompts.measure(len(orjson.dumps(told)), media, body).tokens_estimate()
 
 
 def _prefix(body: Json) -> bytes:

@@ -159,7 +159,7 @@ class Server:
         """`POST /v1/messages/count_tokens`."""
         asked = await _read(request, ANTHROPIC)
         _check(ANTHROPIC, strict_anthropic.RULES_TO_COUNT, asked)
-        body = {"input_tokens": count_tokens(asked.body)}
+        body = {"input_tokens": count_tokens(asked.body, "anthropic")}
         return web.json_response(body, headers=ANTHROPIC.headers())
 
     # --- Gemini --------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Server:
         )
         if method == "countTokens":
             counted = strict_gemini.field(asked.body, "generate_content_request") or asked.body
-            return web.json_response({"totalTokens": count_tokens(counted)})
+            return web.json_response({"totalTokens": count_tokens(counted, "gemini")})
         if method not in ("generateContent", "streamGenerateContent"):
             raise GEMINI.error(404, "", None)
         _check(GEMINI, GEMINI.rules, asked)

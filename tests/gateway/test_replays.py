@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from asgiref.sync import sync_to_async
+from django.db import OperationalError
 from django.utils import timezone
 
 from billing.models import UsageRecord
@@ -266,3 +267,26 @@ async def _response(_: web.Request) -> web.Response:
             "usage": {"input_tokens": 12, "output_tokens": 5, "total_tokens": 17},
         }
     )
+
+
+def _away(*_: Any, **__: Any) -> Any:
+    raise OperationalError("the database is away")
+
+
+async def test_without_a_database_nothing_is_sent_that_could_not_be_repeated(
+    api: ApiClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.handler = whole()
+    monkeypatch.setattr(idempotency, "claim", _away)
+    answer = await api.chat(headers=KEY)
+    assert answer.status == 503
+    assert not provider.requests
+
+
+async def test_an_answer_that_cannot_be_kept_still_reaches_its_client(
+    api: ApiClient, provider: Provider, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.handler = whole()
+    monkeypatch.setattr(idempotency, "keep", _away)
+    assert (await api.chat(headers=KEY)).status == 200
+    await record_of(tenant)

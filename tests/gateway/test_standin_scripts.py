@@ -18,6 +18,7 @@ from gateway.generation import (
     ToolResult,
     Turn,
 )
+from gateway.providers import PROVIDERS
 from gateway.standin.caching import Cache
 from gateway.standin.local import CONVERSATION_CHARACTERS_MAX, write_body
 from gateway.standin.rejections import Asked
@@ -157,6 +158,23 @@ def test_marked_prompts_are_written_to_the_cache_and_then_read() -> None:
     assert written.cache_write > 1000
     assert (written.cache_read, read.cache_write) == (0, 0)
     assert read.cache_read == written.cache_write
+
+
+def test_what_is_marked_for_an_hour_is_written_for_an_hour() -> None:
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    system = [{"type": "text", "text": "x" * 4000, "cache_control": mark}]
+    asked = Asked({}, {"system": system, "messages": [{"role": "user"}]}, "claude-sonnet-4-5")
+    written = Cache().count(asked, "anthropic")
+    assert written.cache_write_1h > 1000
+    assert written.cache_write == 0
+
+
+def test_an_image_is_counted_as_one_and_not_by_its_base64() -> None:
+    url = {"url": "data:image/png;base64," + "A" * 1_000_000}
+    parts = [{"type": "image_url", "image_url": url}]
+    asked = Asked({}, {"messages": [{"role": "user", "content": parts}]}, "gpt-4o")
+    image_tokens_max = PROVIDERS["openai"].image_tokens_max("gpt-4o")
+    assert Cache().count(asked, "openai_chat").input < image_tokens_max
 
 
 def test_long_prompts_are_cached_by_themselves_elsewhere() -> None:
