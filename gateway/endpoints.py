@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from billing import pricing, usage
-from gateway import prompts, refusals
+from gateway import conversations, prompts, refusals, state
 from gateway.authentication import authenticate
 from gateway.catalog import Candidate
 from gateway.dialects import CLIENT_DIALECTS
@@ -156,12 +156,22 @@ async def show_response(exchange: Exchange, services: Services, response_id: str
 
 
 async def list_input_items(exchange: Exchange, services: Services, response_id: str) -> None:
-    """`GET /responses/{id}/input_items`: what it was asked, latest first as OpenAI does."""
+    """`GET /responses/{id}/input_items`: what it was asked, the turns before it included.
+
+    Latest first, as OpenAI does.
+    """
     caller, _ = await authenticate(exchange.headers, services.snapshot)
-    kept = await _kept(services, caller, response_id)
+    try:
+        kept = await services.store.run(conversations.turns, caller.organization_id, response_id)
+    except UnableToUseStore:
+        raise refusals.service_unavailable() from None
+    except conversations.UnableToFind as missing:
+        raise refusals.response_not_found(missing.response_id) from None
+    except conversations.TooLong:
+        raise refusals.unsupported_value("response_id", state.TOO_LONG) from None
     items = [
         {"id": f"item_{response_id.removeprefix('resp_')}_{number}", **item}
-        for number, item in enumerate(kept["input"])
+        for number, item in enumerate([*conversations.items(kept[:-1]), *kept[-1]["input"]])
     ]
     await exchange.send_json(200, _page(items, parse_qs(exchange.query)))
 
@@ -198,15 +208,16 @@ def _page(items: list[dict[str, Any]], query: dict[str, list[str]]) -> dict[str,
 
 
 async def delete_response(exchange: Exchange, services: Services, response_id: str) -> None:
-    """`DELETE /responses/{id}`: forget it and its items."""
+    """`DELETE /responses/{id}`: forget it, its items and the state of its tool calls."""
     caller, _ = await authenticate(exchange.headers, services.snapshot)
-    kept = await _kept(services, caller, response_id)
     try:
-        for item in kept["response"]["output"]:
-            await services.store.delete(caller.organization_id, Kind.ITEM, item.get("id", ""))
-        await services.store.delete(caller.organization_id, Kind.RESPONSE, response_id)
+        was_there = await services.store.run(
+            conversations.forget, caller.organization_id, response_id
+        )
     except UnableToUseStore:
         raise refusals.service_unavailable() from None
+    if not was_there:
+        raise refusals.response_not_found(response_id)
     await exchange.send_json(200, {"id": response_id, "object": "response", "deleted": True})
 
 

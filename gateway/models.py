@@ -190,12 +190,15 @@ class StoredItem(models.Model):
         RESPONSE = "RESPONSE", "Response"
         ITEM = "ITEM", "Response item"
         TOOL_CALL = "TOOL_CALL", "State of a tool call"
+        FORGOTTEN = "FORGOTTEN", "Turn of a deleted response that others continue"
 
     organization = models.ForeignKey(
         Organization, on_delete=models.CASCADE, related_name="stored_items"
     )
     kind = models.CharField(max_length=16, choices=Kind)
     item_id = models.CharField(max_length=200)
+    # The response that this one continues.
+    previous_id = models.CharField(max_length=200, blank=True, default="")
     payload_sealed = models.TextField(editable=False)
     created_at = models.DateTimeField(editable=False)
     expires_at = models.DateTimeField(db_index=True)
@@ -204,6 +207,13 @@ class StoredItem(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(
                 fields=["organization", "kind", "item_id"], name="gateway_stored_item_unique"
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["organization", "previous_id"],
+                name="gateway_stored_item_continued",
+                condition=~models.Q(previous_id=""),
             )
         ]
 

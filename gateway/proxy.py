@@ -654,7 +654,7 @@ async def _end_stream(
 
 async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:
     """What must be durable before the client sees the end."""
-    rows = state.rows_to_keep(run.translation, run.recorder, result)
+    rows = state.rows_to_keep(run.translation, run.reply.body, run.recorder, result)
     if not rows:
         await run.settle()
         return

@@ -4,12 +4,11 @@ Owns which state is kept for whom: responses and their items for clients that ma
 and state of tool calls for clients whose wire has no place for it. Must know no wire format.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 
-from gateway import memory, refusals
+from gateway import conversations, memory, refusals
 from gateway.catalog import Candidate
 from gateway.dialects.base import ClientDialect, Inspection, Json
 from gateway.snapshot import Caller
@@ -20,6 +19,12 @@ log = structlog.get_logger(__name__)
 
 # Wires that carry provider state themselves: their clients send back what they were given.
 SELF_CARRYING = frozenset({"anthropic", "gemini"})
+
+
+TOO_LONG = (
+    "The conversation that this response ends is too long to be continued by its id. Start another "
+    "one with what matters of it as the input."
+)
 
 
 async def expand(
@@ -37,14 +42,16 @@ async def expand(
 
 
 async def _previous(store: Store, caller: Caller, response_id: str) -> Sequence[Json]:
-    """The turns before: what the response was asked and what it answered."""
+    """The turns before: what the response and those before it were asked, and answered."""
     if not response_id:
         return []
-    found = await store.load(caller.organization_id, Kind.RESPONSE, [response_id])
-    if response_id not in found:
-        raise refusals.previous_response_not_found(response_id)
-    kept: Mapping[str, Any] = found[response_id]
-    return [*kept["input"], *kept["response"]["output"]]
+    try:
+        turns = await store.run(conversations.turns, caller.organization_id, response_id)
+    except conversations.UnableToFind as missing:
+        raise refusals.previous_response_not_found(missing.response_id) from None
+    except conversations.TooLong:
+        raise refusals.unsupported_value("previous_response_id", TOO_LONG) from None
+    return conversations.items(turns)
 
 
 async def restore(
@@ -71,28 +78,35 @@ def _may_need_state(translation: Translation, candidates: Sequence[Candidate]) -
 async def keep(store: Store, caller: Caller, rows: list[Row]) -> None:
     """Keep what the client or its provider will want back; a store that is away loses only that."""
     try:
-        await store.save(caller.organization_id, rows)
+        if rows:
+            await store.run(conversations.save, caller.organization_id, rows)
     except UnableToUseStore:
         log.exception("state could not be kept", deploy_id=caller.deploy_id)
 
 
 def rows_to_keep(
-    translation: Translation, recorder: memory.Recorder, result: Json | None
+    translation: Translation, asked: Json, recorder: memory.Recorder, result: Json | None
 ) -> list[Row]:
-    """What this call leaves behind. `result`: the answer as the client could ask for it again."""
+    """What this call leaves behind.
+
+    `asked` is the request as it came, `result` the answer as the client could ask for it again.
+    """
     inspection = translation.inspection
-    rows: list[Row] = []
-    response_id = result.get("id") if result is not None else None
-    if inspection.keeps_state and isinstance(response_id, str) and "output" in (result or {}):
-        kept = {"response": result, "input": _input_items(translation.body)}
-        rows.append(Row(Kind.RESPONSE, response_id, kept))
-        rows.extend(Row(Kind.ITEM, item["id"], item) for item in _items_with_ids(result))
+    calls: list[Row] = []
     may_keep = inspection.keeps_state or translation.body.get("store") is not False
     if may_keep and translation.dialect.name not in SELF_CARRYING:
-        rows.extend(
-            Row(Kind.TOOL_CALL, call_id, payload) for call_id, payload in recorder.rows().items()
-        )
-    return rows
+        kept = recorder.rows().items()
+        calls = [Row(Kind.TOOL_CALL, call_id, payload) for call_id, payload in kept]
+    response_id = result.get("id") if result is not None else None
+    if not (inspection.keeps_state and isinstance(response_id, str) and "output" in (result or {})):
+        return calls
+    rows = [*(Row(Kind.ITEM, item["id"], item) for item in _items_with_ids(result)), *calls]
+    turn = {
+        "response": result,
+        "input": _own_input(translation.body, asked),
+        "belongings": [[row.kind, row.item_id] for row in rows],
+    }
+    return [Row(Kind.RESPONSE, response_id, turn, inspection.previous_id), *rows]
 
 
 def _items_with_ids(response: Json | None) -> list[Json]:
@@ -102,9 +116,15 @@ def _items_with_ids(response: Json | None) -> list[Json]:
     return [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
 
-def _input_items(body: Json) -> list[Json]:
-    """A Responses request's input as items; plain text is one message of the user."""
-    given = body.get("input")
+def _own_input(body: Json, asked: Json) -> list[Json]:
+    """What this turn adds, as items: without the turns before, with what it refers to put in.
+
+    Expanding puts earlier turns first and replaces items one by one, so the last ones are its own.
+    """
+    given, own = body.get("input"), asked.get("input")
+    if isinstance(given, list):
+        count = len(own) if isinstance(own, list) else 1
+        given = given[len(given) - count :]
     if isinstance(given, str):
         content = [{"type": "input_text", "text": given}]
         return [{"type": "message", "role": "user", "content": content}]

@@ -5,10 +5,10 @@ end of an answer is released, so that the next turn finds them on any process; `
 saves nothing. Asked from the event loop, served by database threads of its own. Must know no wire.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -22,13 +22,16 @@ from orgs import vault
 log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(days=30)
-ITEM_BYTES_MAX = 4 * 1024 * 1024
+# What a conversation says is kept for so long after its last turn, give or take this.
+RENEWED_BEFORE = timedelta(days=1)
+ITEM_BYTES_MAX = 24 * 1024 * 1024  # a request's body, and the answer
 ITEMS_MAX = 1_000  # of one look-up
 SECONDS_MAX = 5.0
 THREADS = 2
 QUEUE_MAX = 200  # of what waits for a thread or is in one
 
 Kind = StoredItem.Kind
+T = TypeVar("T")
 
 
 class UnableToUseStore(Exception):
@@ -37,11 +40,12 @@ class UnableToUseStore(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing to keep: `payload` is JSON."""
+    """One thing to keep: `payload` is JSON. `previous_id`: the response that this one continues."""
 
     kind: str
     item_id: str
     payload: Any
+    previous_id: str = ""
 
 
 class Store:
@@ -59,22 +63,10 @@ class Store:
         wanted = list(dict.fromkeys(ids))[:ITEMS_MAX]
         if not wanted:
             return {}
-        found: dict[str, Any] = await self._run(load_rows, organization_id, kind, wanted)
-        return found
+        return await self.run(load_rows, organization_id, kind, wanted)
 
-    async def save(self, organization_id: int, rows: list[Row]) -> None:
-        """Keep rows; one that exists is replaced, one too large or too deep is left out.
-
-        Raises UnableToUseStore.
-        """
-        if rows:
-            await self._run(save_rows, organization_id, rows)
-
-    async def delete(self, organization_id: int, kind: str, item_id: str) -> bool:
-        """Forget a row; whether it was there. Raises UnableToUseStore."""
-        return bool(await self._run(delete_row, organization_id, kind, item_id))
-
-    async def _run(self, work: Any, *arguments: Any) -> Any:
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns, done in one of the store's threads. Raises UnableToUseStore."""
         try:
             return await self._threads.ask(work, *arguments, seconds_max=SECONDS_MAX)
         except UnableToAsk as error:
@@ -103,7 +95,7 @@ def load_rows(organization_id: int, kind: str, ids: list[str]) -> dict[str, Any]
 
 
 def save_rows(organization_id: int, rows: list[Row]) -> None:
-    """Insert or replace, in one statement."""
+    """Insert or replace, in one statement; one too large or too deep is left out."""
     now = timezone.now()
     stored = []
     # One statement may not touch a row twice (PostgreSQL refuses all of it): the last one counts.
@@ -126,6 +118,7 @@ def save_rows(organization_id: int, rows: list[Row]) -> None:
                 organization_id=organization_id,
                 kind=row.kind,
                 item_id=row.item_id,
+                previous_id=row.previous_id,
                 payload_sealed=sealed,
                 created_at=now,
                 expires_at=now + LIFETIME,
@@ -135,14 +128,8 @@ def save_rows(organization_id: int, rows: list[Row]) -> None:
         stored,
         update_conflicts=True,
         unique_fields=["organization", "kind", "item_id"],
-        update_fields=["payload_sealed", "created_at", "expires_at"],
+        update_fields=["previous_id", "payload_sealed", "created_at", "expires_at"],
     )
-
-
-def delete_row(organization_id: int, kind: str, item_id: str) -> int:
-    """Delete one row; how many there were."""
-    rows = StoredItem.objects.filter(organization_id=organization_id, kind=kind, item_id=item_id)
-    return rows.delete()[0]
 
 
 def purge(*, at: datetime) -> int:

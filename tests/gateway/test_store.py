@@ -28,7 +28,6 @@ def test_an_outsider_finds_nothing(
 ) -> None:
     store.save_rows(organization.pk, [Row(Kind.RESPONSE, "resp_1", {"output": []})])
     assert store.load_rows(other_organization.pk, Kind.RESPONSE, ["resp_1"]) == {}
-    assert store.delete_row(other_organization.pk, Kind.RESPONSE, "resp_1") == 0
     assert store.load_rows(organization.pk, Kind.RESPONSE, ["resp_1"]) != {}
 
 
@@ -55,12 +54,6 @@ def test_what_is_too_large_is_left_out(organization: Organization) -> None:
     large = "x" * (store.ITEM_BYTES_MAX + 1)
     store.save_rows(organization.pk, [Row(Kind.ITEM, "big", large), Row(Kind.ITEM, "small", 1)])
     assert store.load_rows(organization.pk, Kind.ITEM, ["big", "small"]) == {"small": 1}
-
-
-def test_deleting_says_whether_there_was_something(organization: Organization) -> None:
-    store.save_rows(organization.pk, [Row(Kind.RESPONSE, "resp_1", 1)])
-    assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 1
-    assert store.delete_row(organization.pk, Kind.RESPONSE, "resp_1") == 0
 
 
 def test_an_id_given_twice_is_kept_as_it_was_last(organization: Organization) -> None:

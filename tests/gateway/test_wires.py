@@ -385,7 +385,7 @@ def test_a_kept_input_is_read_page_by_page() -> None:
 
 async def test_a_store_that_is_full_of_waiting_is_a_503(api: ApiClient, app: GatewayApp) -> None:
     assert app._services is not None
-    places = app._services.store._places
+    places = app._services.store._threads._places
     taken = 0
     while places.acquire(blocking=False):
         taken += 1
