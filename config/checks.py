@@ -71,3 +71,18 @@ def functions_are_isolated(**_: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register(Tags.security, deploy=True)
+def payments_can_be_confirmed(**_: Any) -> list[CheckMessage]:
+    """Credit can be bought, but Stripe's messages about it are refused."""
+    if settings.STRIPE_API_KEY and not settings.STRIPE_WEBHOOK_SECRET.strip():
+        return [
+            Warning(
+                "STRIPE_API_KEY is set and STRIPE_WEBHOOK_SECRET is not.",
+                hint="Payments are credited ten minutes late, refunds and disputes made at Stripe "
+                "are not seen at all. Set the signing secret of the webhook endpoint.",
+                id="config.W003",
+            )
+        ]
+    return []

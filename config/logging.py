@@ -10,9 +10,12 @@ from typing import Any
 
 import structlog
 
-# Gateway keys, workspace tokens, provider keys and bearer headers, wherever they turn up.
+# Gateway keys, workspace tokens, keys of providers and of Stripe, and bearer headers, wherever they
+# turn up.
 SECRET_PATTERN = re.compile(
-    r"(aig_[a-z0-9-]{1,63}_|wst_|sk-|AIza|Bearer\s+)[A-Za-z0-9_\-.~+/=]{6,}", re.IGNORECASE
+    r"(aig_[a-z0-9-]{1,63}_|wst_|sk-|[rs]k_(?:live|test)_|whsec_|AIza|Bearer\s+)"
+    r"[A-Za-z0-9_\-.~+/=]{6,}",
+    re.IGNORECASE,
 )
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 # What may have lines: tracebacks, whose secrets are cut all the same.

@@ -1,10 +1,12 @@
 """Stripe for tests of payments: one real server for all of them, and money that came from it."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from billing import payments
@@ -67,3 +69,25 @@ class Buyer:
 @pytest.fixture
 def buyer(organization: Organization, stripe: StripeServer) -> Buyer:
     return Buyer(organization, stripe)
+
+
+def at_once(work: Callable[[], object], times: int = 4) -> list[object]:
+    """Do the work in so many threads at the same moment; what came of each, refusals included."""
+    barrier, outcomes = threading.Barrier(times), []
+
+    def race() -> None:
+        try:
+            connection.ensure_connection()
+            barrier.wait()
+            outcomes.append(work())
+        except Exception as error:
+            outcomes.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=race) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes

@@ -1,16 +1,16 @@
 """Auto top-up: one purchase at a time, within its limits, and it gives up after declines."""
 
-import threading
 from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from billing import auto_top_up, checks, ledger, tasks
 from billing.models import AutoTopUp, Payment, PaymentCustomer
 from tests import factories
+from tests.billing.conftest import at_once
 from tests.stripe_server import AUTHENTICATION_CARD, DECLINED_CARD
 
 DOLLAR = 1_000_000_000
@@ -272,19 +272,5 @@ def test_many_workers_at_once_buy_once(stripe):
     )
     ledger.open_accounts(organization)
     configure(organization, owner, monthly_cap_nanos=1000 * DOLLAR)
-    barrier = threading.Barrier(4)
-
-    def race() -> None:
-        try:
-            connection.ensure_connection()
-            barrier.wait()
-            tasks.buy_credit()
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=race) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(tasks.buy_credit)
     assert (charges(stripe), dollars(organization)) == ([2000], 20)

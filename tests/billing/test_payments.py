@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from billing import checks, ledger, payments, stripe_api
 from billing.models import Payment, PaymentCustomer, Transfer
-from tests import stripe_server
+from tests import factories, stripe_server
+from tests.billing.conftest import Buyer, at_once
 
 DOLLAR = 1_000_000_000
 LATER = timedelta(hours=1)
@@ -219,3 +220,21 @@ def test_payments_are_found_by_our_name_before_stripes(buyer):
 def test_nobody_is_credited_for_another(buyer, other_organization):
     buyer.buy(25)
     assert available(other_organization) == 0
+
+
+# --- Races ----------------------------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_a_payment_told_of_by_many_at_once_is_credited_once(stripe):
+    buyer = Buyer(factories.make_organization(), stripe)
+    payment = buyer.start(25)
+    outcomes = at_once(lambda: credit(payment, 25 * DOLLAR))
+    assert sorted(outcomes) == ["Credited $25.00.", *["Credited before."] * 3]
+    assert available(buyer.organization) == 25 * DOLLAR
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_form_sent_many_times_at_once_opens_one_checkout(stripe):
+    buyer = Buyer(factories.make_organization(), stripe)
+    buyer.start(5)
+    assert len(set(at_once(lambda: buyer.start(25, key="k").pk))) == 1
+    assert len([one for one in stripe.sessions.values() if one["amount_total"] == 2500]) == 1

@@ -10,6 +10,7 @@ from django.utils import timezone
 from billing import checks, grants, ledger, payments, refunds, stripe_api
 from billing.models import Payment, Refund
 from tests import factories
+from tests.billing.conftest import Buyer, at_once
 
 DOLLAR = 1_000_000_000
 LATER = timedelta(hours=1)
@@ -285,4 +286,28 @@ def test_staff_refund_in_the_admin_with_a_reason(payment, organization, stripe):
         assert client.post(url, data).status_code == 302
     refund = Refund.objects.get()
     assert (refund.reason, refund.requested_by) == ("asked by phone", staff)
+    assert (len(stripe.refunds()), figures(organization)) == (1, (15, 0))
+
+
+# --- Races ----------------------------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_of_many_refunds_at_once_only_what_fits_is_held(stripe):
+    organization = factories.make_organization()
+    payment = Buyer(organization, stripe).buy(25)
+    numbers = iter(range(4))
+    outcomes = at_once(lambda: request(payment, 10, key=f"form {next(numbers)}"))
+    assert sorted(type(one).__name__ for one in outcomes) == [
+        "Refund",
+        "Refund",
+        "UnableToRefund",
+        "UnableToRefund",
+    ]
+    assert figures(organization) == (25, 20)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_refund_asked_for_by_many_at_once_is_sent_once(stripe):
+    organization = factories.make_organization()
+    refund = request(Buyer(organization, stripe).buy(25), 10)
+    assert at_once(lambda: refunds.ask(refund, at=timezone.now())) == [None] * 4
     assert (len(stripe.refunds()), figures(organization)) == (1, (15, 0))

@@ -77,6 +77,15 @@ def check(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def test_payments_that_nobody_can_confirm_are_warned_of(settings: Any) -> None:
+    settings.STRIPE_API_KEY, settings.STRIPE_WEBHOOK_SECRET = "sk_test_1", " "
+    assert ids(checks.payments_can_be_confirmed()) == ["config.W003"]
+    settings.STRIPE_WEBHOOK_SECRET = "whsec_1"
+    assert checks.payments_can_be_confirmed() == []
+    settings.STRIPE_API_KEY = settings.STRIPE_WEBHOOK_SECRET = ""
+    assert checks.payments_can_be_confirmed() == []
+
+
 def test_check_deploy_says_what_production_lacks(tmp_path: Path) -> None:
     done = check(
         tmp_path,

@@ -18,6 +18,9 @@ SECRETS = {
     "sk-proj-abc_DEF-123456": "sk-[redacted]",
     "sk-ant-api03-abcdef": "sk-[redacted]",
     "AIzaSyA1234567890-_abc": "AIza[redacted]",
+    "sk_live_51AbCdEfGh": "sk_live_[redacted]",
+    "rk_test_51AbCdEfGh": "rk_test_[redacted]",
+    "whsec_AbCd/EfGh+": "whsec_[redacted]",
     "Bearer abcdef.ghi-jkl_mno": "Bearer [redacted]",
     "bearer YWJj/ZGVm+Zw==": "bearer [redacted]",
 }

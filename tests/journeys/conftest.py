@@ -15,6 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import stripe_server
+from tests.stripe_server import StripeServer
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS_MAX = 90
 STOP_SECONDS_MAX = 40
@@ -93,7 +96,16 @@ def own_database() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory, own_database: str) -> Iterator[Platform]:
+def stripe() -> Iterator[StripeServer]:
+    """The payment provider that the platform asks."""
+    with stripe_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def platform(
+    tmp_path_factory: pytest.TempPathFactory, own_database: str, stripe: StripeServer
+) -> Iterator[Platform]:
     """One platform for all journeys; each deploys under a name of its own."""
     data_dir = tmp_path_factory.mktemp("platform")
     with socket.socket() as probe:
@@ -105,6 +117,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory, own_database: str) -> Ite
         "DATA_DIR": str(data_dir),
         "PUBLIC_URL": f"http://localhost:{port}",
         "HOME": str(data_dir),
+        "STRIPE_API_KEY": stripe_server.API_KEY,
+        "STRIPE_WEBHOOK_SECRET": stripe_server.WEBHOOK_SECRET,
+        "STRIPE_API_BASE": stripe.url,
     }
     environment.pop("DATABASE_URL", None)
     if own_database:
