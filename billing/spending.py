@@ -1,6 +1,6 @@
 """What an organization has spent today and this month (UTC), by workspace, deployment and key.
 
-Read for budgets and their alerts: two queries by index over rollups and call ids, none over usage.
+Read for budgets and their alerts: by index, over rollups and call ids, never a scan of usage.
 Must not know what a budget is, nor what the ids name.
 """
 
@@ -12,8 +12,9 @@ from uuid import UUID
 
 from django.db.models import Q, Sum
 
-from billing import rollups
-from billing.models import UsageRecord, UsageRollup
+from billing import rollups, usage
+from billing.models import Transfer, UsageRecord, UsageRollup
+from orgs.models import Organization
 
 # Ids of one statement: SQLite takes 32,766 parameters.
 IDS_PER_QUERY = 5_000
@@ -64,6 +65,38 @@ def in_month(organization_id: int, at: datetime) -> list[Spent]:
         )
     )
     return [Spent(**row) for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class CreditUse:
+    """How much of the credit there was after the last top-up has been used, in nano-dollars."""
+
+    since: datetime
+    had_nanos: int
+    used_nanos: int
+
+
+def since_top_up(organization: Organization, at: datetime) -> CreditUse | None:
+    """Use of credit since the last top-up or grant; None when there never was one."""
+    latest = (
+        Transfer.objects.filter(
+            organization=organization, code__in=[Transfer.Code.TOPUP, Transfer.Code.PROMO]
+        )
+        .order_by("-pk")
+        .first()
+    )
+    if latest is None:
+        return None
+    used = usage.summary(organization, latest.created_at, rollups.hour_after(at)).cost_nanos
+    left = max(usage.balance(organization).posted_nanos, 0)
+    return CreditUse(latest.created_at, left + used, used)
+
+
+def organizations_since(at: datetime) -> list[int]:
+    """Organizations with calls that began since the hour of `at`."""
+    hour = at.replace(minute=0, second=0, microsecond=0)
+    found = UsageRollup.objects.filter(period=rollups.HOUR, starts_at__gte=hour)
+    return list(found.order_by().values_list("organization_id", flat=True).distinct())
 
 
 def recorded(call_ids: Iterable[UUID]) -> set[UUID]:

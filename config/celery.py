@@ -21,6 +21,9 @@ app.conf.beat_schedule = {
     "merge-rollups": {"task": "billing.merge_rollups", "schedule": 60.0},
     "reconcile-payments": {"task": "billing.reconcile_payments", "schedule": 120.0},
     "buy-credit": {"task": "billing.buy_credit", "schedule": 60.0},
+    "raise-alerts": {"task": "gateway.raise_alerts", "schedule": 60.0},
+    "deliver-webhooks": {"task": "orgs.deliver_webhooks", "schedule": 15.0},
+    "purge-webhook-deliveries": {"task": "orgs.purge_webhook_deliveries", "schedule": 3600.0},
     "purge-stored-items": {"task": "gateway.purge_stored_items", "schedule": 3600.0},
     "purge-idempotent-requests": {
         "task": "gateway.purge_idempotent_requests",

@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from gateway import allowances, credentials, keys
 from gateway import forms as limit_forms
-from gateway.models import GatewayKey, Limit, ModelRoute, ProviderCredential
+from gateway.models import Alert, GatewayKey, Limit, ModelRoute, ProviderCredential
 
 
 @admin.register(GatewayKey)
@@ -238,3 +238,30 @@ class LimitAdmin(ModelAdmin):
     def monthly_budget(self, limit: Limit) -> str:
         """In dollars."""
         return limit_forms.dollars(limit.monthly_budget_nanos) or "–"
+
+
+@admin.register(Alert)
+class AlertAdmin(ModelAdmin):
+    """What organizations were told about their budgets and credit."""
+
+    list_display = (
+        "organization",
+        "period",
+        "scope",
+        "name",
+        "threshold_percent",
+        "created_at",
+        "emailed_at",
+        "queued_at",
+    )
+    list_select_related = ("organization",)
+    list_filter = ("period", "threshold_percent")
+    search_fields = ("organization__name", "organization__slug", "name")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: alerts are noticed."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: what was said was said."""
+        return False

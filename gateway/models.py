@@ -183,6 +183,58 @@ class Limit(models.Model):
         return f"{self.get_scope_display()} {self.scope_id} of {self.organization}"
 
 
+class Alert(models.Model):
+    """Said once: so much of a budget, or of the credit since the last top-up, is used."""
+
+    class Period(models.TextChoices):
+        DAY = "DAY", "Daily budget"
+        MONTH = "MONTH", "Monthly budget"
+        CREDIT = "CREDIT", "Credit"
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="alerts")
+    scope = models.CharField(max_length=16, choices=Limit.Scope)
+    scope_id = models.BigIntegerField()
+    # Whose it is, in words: what it names may be gone when somebody reads this.
+    name = models.CharField(max_length=200)
+    period = models.CharField(max_length=8, choices=Period)
+    # The day, the month, or the top-up.
+    starts_at = models.DateTimeField()
+    threshold_percent = models.PositiveSmallIntegerField()
+    used_nanos = models.BigIntegerField()
+    limit_nanos = models.BigIntegerField()
+    created_at = models.DateTimeField()
+    # A lower threshold that was passed together with a higher one is noted and not told.
+    is_told = models.BooleanField(default=True)
+    emailed_at = models.DateTimeField(null=True, blank=True)
+    queued_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes: ClassVar = [
+            models.Index(
+                fields=["created_at"],
+                name="gateway_alert_to_tell",
+                condition=Q(is_told=True) & (Q(emailed_at=None) | Q(queued_at=None)),
+            )
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=[
+                    "organization",
+                    "scope",
+                    "scope_id",
+                    "period",
+                    "starts_at",
+                    "threshold_percent",
+                ],
+                name="gateway_alert_once",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.threshold_percent} % of the {self.get_period_display().lower()}: {self.name}"
+
+
 class StoredItem(models.Model):
     """Something kept for a client between calls, encrypted, until it expires."""
 

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from billing import usage
 from deployments import directory, environment
 from deployments.models import Deployment
-from gateway import allowances, catalog, consumption, forms, provisioning
+from gateway import alerts, allowances, catalog, consumption, forms, provisioning
 from gateway.allowances import ScopeNotFound, Subject
 from gateway.forms import LimitForm
 from gateway.models import GatewayKey
@@ -215,7 +215,8 @@ def key_revoke(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
 def limit_list(request: ConsoleRequest) -> HttpResponse:
     """Every scope with its limits and what is used of them."""
     rows = consumption.of_organization(request.organization, timezone.now())
-    return render(request, "gateway/limit_list.html", {"rows": rows})
+    context = {"rows": rows, "alerts": alerts.latest(request.organization)}
+    return render(request, "gateway/limit_list.html", context)
 
 
 @require_GET

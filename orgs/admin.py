@@ -17,7 +17,15 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from orgs import tokens
-from orgs.models import Membership, Organization, User, Workspace, WorkspaceToken
+from orgs.models import (
+    Membership,
+    Organization,
+    User,
+    WebhookDelivery,
+    WebhookEndpoint,
+    Workspace,
+    WorkspaceToken,
+)
 
 # Roles are per organization (Membership); staff have permissions of their own.
 admin.site.unregister(Group)
@@ -151,3 +159,44 @@ class WorkspaceTokenAdmin(ModelAdmin):
         for token in queryset:
             tokens.revoke(token, at=now)
         self.message_user(request, f"Revoked {len(queryset)} token(s).", messages.SUCCESS)
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """What organizations set and tasks write, for staff to look at."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnlyAdmin):
+    """Where organizations hear of events; without secrets."""
+
+    list_display = ("organization", "url", "public_id", "created_at")
+    list_select_related = ("organization",)
+    search_fields = ("organization__name", "organization__slug", "url")
+    fields = ("organization", "public_id", "url", "old_secret_until", "created_at")
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    """What was posted there, and what became of it."""
+
+    list_display = (
+        "event_id",
+        "endpoint",
+        "kind",
+        "created_at",
+        "attempts",
+        "http_status",
+        "delivered_at",
+        "next_attempt_at",
+    )
+    list_select_related = ("endpoint__organization",)
+    list_filter = ("kind", ("delivered_at", admin.EmptyFieldListFilter))
+    search_fields = ("event_id", "endpoint__organization__slug")

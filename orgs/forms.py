@@ -2,6 +2,8 @@
 
 from django import forms
 
+from orgs import outbound
+
 
 class TokenForm(forms.Form):
     """Names a new workspace token."""
@@ -12,3 +14,25 @@ class TokenForm(forms.Form):
         error_messages={"required": "Give the token a name, so that you know later who uses it."},
     )
     workspace = forms.CharField(max_length=32, required=False)
+
+
+class WebhookForm(forms.Form):
+    """Where events are posted."""
+
+    url = forms.CharField(
+        label="Address",
+        max_length=outbound.URL_CHARACTERS_MAX,
+        widget=forms.TextInput(
+            attrs={"placeholder": "https://example.com/hooks/ai-gateway", "autocomplete": "off"}
+        ),
+        error_messages={"required": "Give the https address of your server."},
+    )
+
+    def clean_url(self) -> str:
+        """The address. Raises ValidationError saying why nothing may be posted there."""
+        url: str = self.cleaned_data["url"]
+        try:
+            outbound.check_url(url)
+        except outbound.UnableToPost as error:
+            raise forms.ValidationError(str(error)) from None
+        return url

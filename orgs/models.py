@@ -25,6 +25,11 @@ def workspace_id() -> str:
     return identifiers.public_id("ws")
 
 
+def endpoint_id() -> str:
+    """Default of `WebhookEndpoint.public_id`."""
+    return identifiers.public_id("whe")
+
+
 def token_id() -> str:
     """Default of `WorkspaceToken.public_id`."""
     return identifiers.public_id("tok")
@@ -185,3 +190,62 @@ class IdempotentRequest(models.Model):
 
     def __str__(self) -> str:
         return f"{self.scope} {self.key_digest[:12]}"
+
+
+class WebhookEndpoint(models.Model):
+    """Where an organization hears of events; one each. Its secret is only ever shown once."""
+
+    organization = models.OneToOneField(
+        Organization, on_delete=models.CASCADE, related_name="webhook_endpoint"
+    )
+    public_id = models.CharField(max_length=32, unique=True, default=endpoint_id)
+    url = models.CharField(max_length=500)
+    secret_sealed = models.TextField(editable=False)
+    # After a rotation both sign for a while, so that no event is missed.
+    old_secret_sealed = models.TextField(blank=True, editable=False)
+    old_secret_until = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.public_id} of {self.organization}"
+
+
+class WebhookDelivery(models.Model):
+    """One event on its way to an endpoint; due again at `next_attempt_at`, None when it ended."""
+
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
+    )
+    event_id = models.CharField(max_length=80)
+    kind = models.CharField(max_length=40)
+    body = models.TextField()
+    created_at = models.DateTimeField()
+    attempts = models.PositiveSmallIntegerField(default=0)
+    attempted_at = models.DateTimeField(null=True, blank=True)
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    http_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    problem = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name_plural = "webhook deliveries"
+        indexes: ClassVar = [
+            models.Index(
+                fields=["next_attempt_at"],
+                name="orgs_delivery_due",
+                condition=models.Q(next_attempt_at__isnull=False),
+            )
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["endpoint", "event_id"], name="orgs_delivery_once_per_event"
+            ),
+            models.CheckConstraint(
+                name="orgs_delivery_ends_when_heard",
+                condition=models.Q(delivered_at=None) | models.Q(next_attempt_at=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.event_id}"

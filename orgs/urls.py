@@ -6,6 +6,12 @@ from orgs import views
 
 app_name = "orgs"
 urlpatterns = [
+    # webhook: where the organization's own server hears of events
+    path("webhook/", views.webhook_detail, name="webhook-detail"),
+    path("webhook/set/", views.webhook_set, name="webhook-set"),
+    path("webhook/rotate/", views.webhook_rotate, name="webhook-rotate"),
+    path("webhook/test/", views.webhook_test, name="webhook-test"),
+    path("webhook/remove/", views.webhook_remove, name="webhook-remove"),
     # tokens: what agents and the deploy client authenticate with
     path("tokens/", views.token_list, name="token-list"),
     path("tokens/create/", views.token_create, name="token-create"),

@@ -1,4 +1,7 @@
-"""Console pages of workspace tokens: list, create (the secret is shown once), revoke."""
+"""Console pages of workspace tokens and of the webhook.
+
+A secret is shown once, in the answer that made it.
+"""
 
 from typing import Any
 
@@ -9,10 +12,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from orgs import tokens
-from orgs.context import ConsoleRequest, manager_page, member_page
-from orgs.forms import TokenForm
-from orgs.models import Organization, Workspace, WorkspaceToken
+from orgs import deliveries, identifiers, tokens
+from orgs.context import ConsoleRequest, limits_page, manager_page, member_page
+from orgs.forms import TokenForm, WebhookForm
+from orgs.models import Organization, WebhookEndpoint, Workspace, WorkspaceToken
 
 
 def _page(organization: Organization, form: TokenForm) -> dict[str, Any]:
@@ -67,3 +70,75 @@ def token_revoke(request: ConsoleRequest, token_id: str) -> HttpResponse:
     tokens.revoke(token, at=timezone.now())
     messages.success(request, f"Revoked the token “{token.name}”. It is refused from now on.")
     return redirect("orgs:token-list", request.organization.slug)
+
+
+def _webhook_page(
+    request: ConsoleRequest, form: WebhookForm, *, secret: str = "", status: int = 200
+) -> HttpResponse:
+    endpoint = deliveries.endpoint_of(request.organization)
+    context = {
+        "endpoint": endpoint,
+        "deliveries": deliveries.log_of(endpoint) if endpoint else [],
+        "form": form,
+        "secret": secret,
+    }
+    return render(request, "orgs/webhook_detail.html", context, status=status)
+
+
+@require_GET
+@member_page
+def webhook_detail(request: ConsoleRequest) -> HttpResponse:
+    """The endpoint, and what became of the latest deliveries."""
+    endpoint = deliveries.endpoint_of(request.organization)
+    form = WebhookForm(initial={"url": endpoint.url} if endpoint else None)
+    return _webhook_page(request, form)
+
+
+@require_POST
+@limits_page
+def webhook_set(request: ConsoleRequest) -> HttpResponse:
+    """Sets where events go; a first time shows the new secret."""
+    form = WebhookForm(request.POST)
+    if not form.is_valid():
+        return _webhook_page(request, form, status=400)
+    url = form.cleaned_data["url"]
+    _, secret = deliveries.set_url(request.organization, url, at=timezone.now())
+    if not secret:
+        messages.success(request, f"Events go to {url} from now on.")
+        return redirect("orgs:webhook-detail", request.organization.slug)
+    return _webhook_page(request, form, secret=secret)
+
+
+@require_POST
+@limits_page
+def webhook_rotate(request: ConsoleRequest) -> HttpResponse:
+    """A new secret, shown in this answer only; the old one signs, too, for a day."""
+    endpoint = get_object_or_404(WebhookEndpoint, organization=request.organization)
+    secret = deliveries.rotate(endpoint, at=timezone.now())
+    return _webhook_page(request, WebhookForm(initial={"url": endpoint.url}), secret=secret)
+
+
+@require_POST
+@limits_page
+def webhook_test(request: ConsoleRequest) -> HttpResponse:
+    """Sends an event that means nothing."""
+    get_object_or_404(WebhookEndpoint, organization=request.organization)
+    event_id = identifiers.public_id("evt")
+    deliveries.queue(
+        request.organization,
+        event_id=event_id,
+        kind="test",
+        data={"organization": request.organization.slug},
+        at=timezone.now(),
+    )
+    messages.success(request, f"The test event {event_id} is on its way.")
+    return redirect("orgs:webhook-detail", request.organization.slug)
+
+
+@require_POST
+@limits_page
+def webhook_remove(request: ConsoleRequest) -> HttpResponse:
+    """Posts nothing any more and forgets the log."""
+    deliveries.remove(get_object_or_404(WebhookEndpoint, organization=request.organization))
+    messages.success(request, "Removed the webhook. Nothing is posted any more.")
+    return redirect("orgs:webhook-detail", request.organization.slug)

@@ -33,8 +33,8 @@ from billing.pricing import Usage
 from deployments import deploying, environment, logs
 from deployments.models import EnvironmentVariable, Upload
 from gateway import credentials, provisioning
-from gateway.models import GatewayKey, Limit, ModelRoute, ProviderCredential
-from orgs import tokens
+from gateway.models import Alert, GatewayKey, Limit, ModelRoute, ProviderCredential
+from orgs import deliveries, tokens
 from orgs.models import Organization, User, Workspace, WorkspaceToken
 from tests import factories
 
@@ -60,6 +60,9 @@ OURS = {
     "LogEntry",
     "GatewayKey",
     "Limit",
+    "Alert",
+    "WebhookEndpoint",
+    "WebhookDelivery",
     "ModelRoute",
     "PriceVersion",
     "ProviderCredential",
@@ -119,6 +122,21 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
     Limit.objects.create(
         organization=organization, scope="STAFF", scope_id=organization.pk, concurrency=5
     )
+    endpoint, webhook_secret = deliveries.set_url(
+        organization, "https://example.com/hook", at=timezone.now()
+    )
+    deliveries.queue(organization, event_id="e", kind="test", data={}, at=timezone.now())
+    Alert.objects.create(
+        organization=organization,
+        scope="STAFF",
+        scope_id=1,
+        period="DAY",
+        threshold_percent=50,
+        used_nanos=1,
+        limit_nanos=2,
+        starts_at=timezone.now(),
+        created_at=timezone.now(),
+    )
     OrganizationTerms.objects.create(organization=organization, margin_basis_points=250)
     factories.make_credit(organization=organization)
     factories.make_call(
@@ -152,6 +170,8 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
         credential.api_key_sealed,
         Upload.objects.get().nonce,
         owner.password,
+        webhook_secret,
+        endpoint.secret_sealed,
     ]
 
 
