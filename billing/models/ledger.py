@@ -124,6 +124,12 @@ class Transfer(models.Model):
                 condition=Q(phase="PENDING"),
             ),
             models.Index(fields=["organization", "-id"], name="billing_transfer_by_org"),
+            # Usage is charged many times a second: the few other movements must be found among it.
+            models.Index(
+                fields=["organization", "created_at"],
+                name="billing_transfer_not_usage",
+                condition=~Q(code="USAGE"),
+            ),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(

@@ -59,6 +59,12 @@ class UsageRollup(models.Model):
                 fields=["organization", "period", "starts_at"], name="billing_rollup_by_time"
             ),
             models.Index(fields=["id"], name="billing_rollup_parts", condition=Q(is_merged=False)),
+            # Reading days wants their parts without walking through all their merged hours.
+            models.Index(
+                fields=["organization", "starts_at"],
+                name="billing_rollup_parts_by_time",
+                condition=Q(is_merged=False),
+            ),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(
