@@ -90,3 +90,24 @@ async def test_a_forwarded_response_that_stops_early_is_an_error_too(
     assert says_failure("openai_responses", answer.body)
     record = await UsageRecord.objects.aget(organization=tenant.organization)
     assert record.status == Status.TRUNCATED
+
+
+@pytest.mark.parametrize(("client", "upstream"), PAIRS)
+async def test_what_is_held_covers_the_body_that_is_sent(
+    api: ApiClient,  # noqa: F811
+    provider: Provider,
+    tenant: Tenant,  # noqa: F811
+    client: str,
+    upstream: str,
+) -> None:
+    """Also where the provider's wire says more than the client did: a token per byte at most."""
+    provider.handler = sending(STREAMS[upstream], then="end")
+    answer = await ask(api, client, MODELS[upstream][0])
+    assert answer.status == 200
+    record = await UsageRecord.objects.select_related("price_version").aget(
+        organization=tenant.organization
+    )
+    rate = record.price_version.rates["input"][0]["nanos_per_million"]
+    sent = len(json.dumps(provider.requests[0], separators=(",", ":")))
+    assert record.held_nanos >= sent * rate // 1_000_000
+    assert record.cost_nanos <= record.held_nanos
