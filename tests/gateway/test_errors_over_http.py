@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from billing import ledger, metering
 from billing.models import UsageRecord
+from billing.pricing import Usage
 from gateway import attempts, keys, proxy
 from gateway.models import GatewayKey, Limit
 from orgs.models import Organization
@@ -170,10 +171,22 @@ def _make_tenants() -> dict[str, Tenant]:
         "hurried": {"requests_per_minute": 1},
         "hungry": {"tokens_per_minute": 1},
         "eager": {"concurrency": 1},
+        "thrifty": {"daily_budget_nanos": 1},
+        "spendthrift": {"daily_budget_nanos": 1},
+        "frugal": {"daily_budget_nanos": 165 * DOLLAR // 1000},
     }.items():
         made[name] = make_tenant(dollars=1000)
         scope = {"scope": Limit.Scope.DEPLOYMENT, "scope_id": made[name].deployment.pk}
         Limit.objects.create(organization=made[name].organization, **scope, **limits)
+    spendthrift = made["spendthrift"]
+    factories.make_call(
+        organization=spendthrift.organization,
+        deployment_id=spendthrift.deployment.pk,
+        deploy_id=spendthrift.deployment.deploy_id,
+        price=factories.make_price(provider="test", model="test"),
+        usage=Usage(input=1000),
+        started_at=now,
+    )
     return made
 
 
@@ -351,6 +364,10 @@ NO_CREDIT = {
     "gemini": (429, "RESOURCE_EXHAUSTED"),
     "extra": ("scope", "top_up_url"),
 }
+OVER_BUDGET = {
+    **NO_CREDIT,
+    "extra": ("scope", "period", "limit", "used", "requested", "resets_at", "limits_url"),
+}
 RATE_LIMITED = {
     "status": 429,
     "code": "rate_limit_exceeded",
@@ -505,6 +522,31 @@ ROWS = (
         message="^Calls in flight hold your remaining credit",
         headers={"retry-after": "2", **RETRY},
         **NO_CREDIT,
+    ),
+    Row(
+        "budget used up",
+        Situation(key="spendthrift"),
+        message="^You exceeded your current quota, please check your plan and billing details. The "
+        r"daily budget of this deployment is used up: Limit .* It resets at ",
+        headers=NO_RETRY,
+        code=QUOTA,
+        **OVER_BUDGET,
+    ),
+    Row(
+        "budget smaller than the call",
+        Situation(key="thrifty"),
+        message="^The rest of the daily budget of this deployment does not cover what this call",
+        headers=NO_RETRY,
+        code=QUOTA,
+        **OVER_BUDGET,
+    ),
+    Row(
+        "budget held by calls in flight",
+        Situation(key="frugal", during=call_in_flight("frugal")),
+        message="^Calls in flight hold the rest of the daily budget of this deployment: ",
+        headers={"retry-after": "2", **RETRY},
+        code="budget_reserved",
+        **OVER_BUDGET,
     ),
     Row(
         "too many requests in a minute",

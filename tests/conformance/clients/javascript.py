@@ -42,6 +42,10 @@ class RateLimitError(JavaScriptError):
     """openai's for 429."""
 
 
+class InternalServerError(JavaScriptError):
+    """openai's for 500 and above."""
+
+
 class APICallError(JavaScriptError):
     """The AI SDK's for every error answer."""
 

@@ -22,7 +22,9 @@ async function run({ client, method, arguments: given, url, key }) {
 function describe(error) {
   const status = error.statusCode ?? error.status ?? null;
   const name = error.constructor?.name ?? "Error";
-  return { name, status, message: String(error.message ?? error), stack: String(error.stack) };
+  // Errors inside a stream may come as the event itself.
+  const message = String(error.message ?? error.error?.message ?? JSON.stringify(error));
+  return { name, status, message, stack: String(error.stack) };
 }
 
 // Standard output is for answers; libraries print warnings there.
