@@ -15,12 +15,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import structlog
 from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import TruncMonth
 
 from billing import usage
 from billing.models import LedgerAccount, Statement, Transfer, UsageRollup
 from orgs.models import Organization
+
+log = structlog.get_logger(__name__)
 
 # Records of the month's last calls have this long to arrive before the month is closed.
 CLOSE_AFTER = timedelta(days=2)
@@ -183,8 +186,17 @@ def close_due(organization: Organization, at: datetime) -> list[Statement]:
 
 
 def close_all_due(at: datetime) -> int:
-    """Close what is due of every organization; how many statements."""
-    return sum(len(close_due(owner, at)) for owner in Organization.objects.order_by("pk"))
+    """Close what is due of every organization; how many statements.
+
+    One that cannot be closed is logged and holds up nobody else's; the next run tries it again.
+    """
+    made = 0
+    for owner in Organization.objects.order_by("pk"):
+        try:
+            made += len(close_due(owner, at))
+        except Exception:
+            log.exception("statement_not_closed", organization=owner.slug)
+    return made
 
 
 # --- Making ------------------------------------------------------------------------------------

@@ -189,6 +189,17 @@ def test_months_that_nobody_closed_are_closed_in_turn(organization, october):
     assert tasks.close_statements() == 0
 
 
+def test_a_statement_that_cannot_be_closed_holds_up_nobody_elses(
+    organization, october, other_organization
+):
+    (first,) = statements.close_due(organization, CLOSING)
+    with without_triggers(connection):
+        Statement.objects.filter(pk=first.pk).update(figures={})
+    ledger.grant(other_organization, 5, reason="x", idempotency_key="x", at=at(10, 9))
+    assert statements.close_all_due(CLOSING + timedelta(days=30)) == 2
+    assert Statement.objects.filter(organization=other_organization).count() == 2
+
+
 def test_statements_are_closed_on_schedule():
     assert "billing.close_statements" in {row["task"] for row in app.conf.beat_schedule.values()}
 
