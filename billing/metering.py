@@ -54,6 +54,7 @@ RECALL_PAUSES_SECONDS = (0.05, 0.1, 0.1)
 POLL_SECONDS = 0.001
 # A sidecar that makes nothing durable for so long is taken for dead: sync here.
 STALLED_SECONDS = 0.25
+WARN_SECONDS = 60.0
 IDLE_SECONDS = 5.0
 UPKEEP_SECONDS = 1.0
 RENEW_SECONDS = 10.0
@@ -192,6 +193,7 @@ class Meter:
         self._calls: dict[UUID, Call] = {}
         self._is_polling = False
         self._is_syncing = False
+        self._warned_at = -WARN_SECONDS
 
     # --- Life -----------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -521,7 +523,9 @@ class Meter:
         if self._is_syncing:
             return
         self._is_syncing = True
-        log.warning("the sidecar makes nothing durable; is `manage.py ingest_usage` running?")
+        if self._loop.time() - self._warned_at > WARN_SECONDS:
+            self._warned_at = self._loop.time()
+            log.warning("nobody makes journals durable; is `manage.py ingest_usage` running?")
 
         async def sync() -> None:
             try:

@@ -588,12 +588,12 @@ async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer
     reader = run.translation.wire(run.candidate).pass_through(run.inspection, run.reply)
     run.write_failure = reader.write_failure
     async for piece in answer.pieces():
-        relayed_before = reader.relayed_messages
+        relayed_before = reader.relayed_pieces
         forward = reader.feed(piece)
         run.report(reader.usage)
         run.model_served = reader.model
         if forward:
-            run.relay(reader.relayed_messages - relayed_before)
+            run.relay(reader.relayed_pieces - relayed_before)
             await exchange.send_piece(forward)
             failpoints.reach("web.after_chunk_sent")
         if reader.failure:

@@ -276,7 +276,7 @@ class AnthropicPassThrough:
         self.usage: Usage | None = None
         self.failure = ""
         self.model = ""
-        self.relayed_messages = 0
+        self.relayed_pieces = 0
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
@@ -305,7 +305,7 @@ class AnthropicPassThrough:
         if self._ended:
             return b""
         sse.check_objects(messages)
-        self.relayed_messages += len(SPEAKS.findall(messages))
+        self.relayed_pieces += len(SPEAKS.findall(messages))
         return messages
 
     def _read(self, message: bytes) -> bytes:

@@ -123,7 +123,9 @@ class PassThrough(Protocol):
     usage: Usage | None
     failure: str
     model: str
-    relayed_messages: int
+    # How many pieces with output have been forwarded, each at least a token: what is charged when
+    # the provider never reports its usage. Rather one too few than one too many.
+    relayed_pieces: int
 
     def feed(self, piece: bytes) -> bytes:
         """Bytes to forward now: whole messages only, the terminal ones kept back."""

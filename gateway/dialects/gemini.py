@@ -230,6 +230,7 @@ class GeminiStreamDecoder:
 
 # --- forwarding ------------------------------------------------------------------------------
 
+SPEAKS = re.compile(rb'"text"\s*:\s*"[^"]|"(?:functionCall|inlineData)"\s*:')
 BOUNDARY = re.compile(rb"\n\r?\n")  # with the line end of either kind before it
 
 
@@ -247,7 +248,7 @@ class GeminiPassThrough:
         self.usage: Usage | None = None
         self.failure = ""
         self.model = ""
-        self.relayed_messages = 0
+        self.relayed_pieces = 0
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, UnreadableAnswer."""
@@ -304,7 +305,7 @@ class GeminiPassThrough:
             if len(self._held) > MESSAGE_BYTES_MAX:
                 raise sse.MessageTooLong
             return b""
-        self.relayed_messages += is_data
+        self.relayed_pieces += is_data and SPEAKS.search(message) is not None
         held, self._held = self._held, b""
         return held + message
 

@@ -404,6 +404,7 @@ def with_our_state(response: Json, inspection: Inspection) -> Json:
 
 # What can matter. A JSON string cannot hold these bytes unescaped, so nothing a model wrote is
 # taken for an event; a match elsewhere in an event costs one parse.
+SPEAKS = re.compile(rb'"type"\s*:\s*"response\.[a-z_.]+\.delta"')
 NEEDS_READING = re.compile(
     rb'"response\.(?:created|completed|incomplete|failed|cancelled|output_item\.done)"'
     rb'|"type"\s*:\s*"error"|\[DONE\]'
@@ -430,7 +431,8 @@ class ResponsesPassThrough:
         self.usage: Usage | None = None
         self.failure = ""
         self.model = ""
-        self.relayed_messages = 0
+        self.relayed_pieces = 0
+        self._relayed_messages = 0
 
     def feed(self, piece: bytes) -> bytes:
         """See PassThrough. Raises sse.MessageTooLong, sse.UnreadableMessage, UnreadableAnswer."""
@@ -460,7 +462,7 @@ class ResponsesPassThrough:
         told.append(("error", responses_objects.write_error_event(refusal)))
         told.append(("response.failed", {"response": responses_objects.fail(partial, refusal)}))
         written = b""
-        for number, (kind, fields) in enumerate(told, start=self.relayed_messages):
+        for number, (kind, fields) in enumerate(told, start=self._relayed_messages):
             data = {"type": kind, "sequence_number": number, **fields}
             written += sse.encode(orjson.dumps(data), event=kind)
         return written
@@ -491,7 +493,8 @@ class ResponsesPassThrough:
         if self._ended:
             return b""
         sse.check_objects(messages)
-        self.relayed_messages += sse.count_messages(messages)
+        self._relayed_messages += sse.count_messages(messages)
+        self.relayed_pieces += len(SPEAKS.findall(messages))
         return messages
 
     def _look(self, event: Json) -> None:

@@ -195,11 +195,11 @@ def test_a_message_cut_anywhere_gives_the_same_events_and_is_forwarded_the_same(
             pieces = (message[:at], message[at:], witness)
             assert [event for piece in pieces for event in cut.feed(piece)] == events, (number, at)
             assert b"".join([other.feed(piece) for piece in pieces]) == forwarded, (number, at)
-            assert (other.usage, other.model, other.failure, other.relayed_messages) == (
+            assert (other.usage, other.model, other.failure, other.relayed_pieces) == (
                 forwarder.usage,
                 forwarder.model,
                 forwarder.failure,
-                forwarder.relayed_messages,
+                forwarder.relayed_pieces,
             )
         decoder.feed(message)
         reader.feed(message)
@@ -228,7 +228,7 @@ def test_forwarding_learns_what_decoding_learns(recording: Recording) -> None:
         assert reader.model == "".join(models)
         assert reader.failure == "".join(failures)
         assert (recording in ERRORS_INSIDE) == bool(reader.failure)
-        assert reader.relayed_messages == len(
+        assert reader.relayed_pieces == len(
             [frame for frame in spoken if frame["type"] == "content_block_delta"]
         )
 

@@ -240,9 +240,15 @@ def test_forwarding_learns_what_decoding_learns(recording: Recording) -> None:
 
 
 @each(STREAMS)
-def test_relayed_messages_are_those_with_data_before_the_end(recording: Recording) -> None:
-    reader, forwarded = forward([recording.stream], wants_usage=False)
-    assert reader.relayed_messages == sum(1 for one in messages_of(forwarded) if chunk_of(one))
+def test_no_more_pieces_are_counted_than_carry_output(recording: Recording) -> None:
+    output = (TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta)
+    spoken = sum(
+        isinstance(event, output) for event in UPSTREAM.stream_decoder().feed(recording.stream)
+    )
+    for pieces in ([recording.stream], single_bytes(recording.stream)):
+        reader, _ = forward(pieces, wants_usage=False)
+        assert reader.relayed_pieces <= spoken
+        assert bool(reader.relayed_pieces) == bool(spoken)
 
 
 @each(STREAMS)

@@ -556,7 +556,7 @@ def test_text_that_looks_like_usage_or_the_end_is_only_text() -> None:
     stream = chunk({"content": text}) + chunk({"content": "[DONE]"}) + chunk({"content": "error"})
     reader = ChatPassThrough(wants_usage=False)
     assert reader.feed(stream) == stream
-    assert (reader.usage, reader.failure, reader.relayed_messages) == (None, "", 3)
+    assert (reader.usage, reader.failure, reader.relayed_pieces) == (None, "", 3)
     with pytest.raises(TruncatedStream):
         reader.close()
 
@@ -594,14 +594,17 @@ def test_an_object_that_reports_no_tokens_is_no_report() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("space", [b"", b" "])
-def test_relayed_messages_are_counted_however_they_are_spelt(end: bytes, space: bytes) -> None:
-    message = b"data:" + space + b'{"choices":[],"text":"data: x"}' + end + end
-    stream = (b": ka" + end + end) + message * 3
+def test_pieces_are_counted_however_they_are_spelt(end: bytes, space: bytes) -> None:
+    delta = b'{"content":' + space + b'"data: \\"content\\":\\"x"}'
+    said = b"data:" + space + b'{"choices":[{"delta":' + delta + b"}]}" + end + end
+    silent = said.replace(delta, b'{"role":"assistant","content":' + space + b'""}')
+    last = said.replace(delta, b"{}")
+    stream = (b": ka" + end + end) + silent + said * 3 + last
     for step in (1, 5, 1000):
         reader = ChatPassThrough(wants_usage=False)
         for at in range(0, len(stream), step):
             reader.feed(stream[at : at + step])
-        assert reader.relayed_messages == 3
+        assert reader.relayed_pieces == 3
 
 
 @pytest.mark.parametrize(
