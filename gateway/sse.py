@@ -200,7 +200,7 @@ def check_objects(whole: bytes) -> None:
     if whole.endswith(b"}\n\n"):
         boundaries = whole.count(b"\n\n") - 1
         if whole.startswith(b"data: {"):
-            if whole.count(b"}\n\ndata: {") == boundaries:
+            if not boundaries or whole.count(b"}\n\ndata: {") == boundaries:
                 return
         elif (
             whole.startswith(b"event: ")

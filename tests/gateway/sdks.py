@@ -116,6 +116,7 @@ OPENAI = {
     404: openai.NotFoundError,
     405: openai.APIStatusError,
     413: openai.APIStatusError,
+    415: openai.APIStatusError,
     429: openai.RateLimitError,
     500: openai.InternalServerError,
     502: openai.InternalServerError,
@@ -170,6 +171,7 @@ class Anthropic(Sdk):
         404: anthropic.NotFoundError,
         405: anthropic.APIStatusError,
         413: anthropic.ContentTooLargeError,
+        415: anthropic.APIStatusError,
         429: anthropic.RateLimitError,
         500: anthropic.InternalServerError,
         504: anthropic.GatewayTimeoutError,
@@ -197,7 +199,7 @@ class Gemini(Sdk):
     wire = "gemini"
     base = genai_errors.APIError
     raises = {
-        **dict.fromkeys((400, 401, 403, 404, 405, 413, 429), genai_errors.ClientError),
+        **dict.fromkeys((400, 401, 403, 404, 405, 413, 415, 429), genai_errors.ClientError),
         **dict.fromkeys((500, 502, 503, 504), genai_errors.ServerError),
     }
 

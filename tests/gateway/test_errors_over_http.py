@@ -700,6 +700,16 @@ ROWS = (
         streams=False,
     ),
     Row(
+        "compressed body",
+        Situation(change=lambda request: edited(request, add={"content-encoding": "gzip"})),
+        status=415,
+        type=INVALID,
+        code="unsupported_encoding",
+        message=r"^Send the body without Content-Encoding\.$",
+        anthropic=(415, INVALID),
+        gemini=(415, "INVALID_ARGUMENT"),
+    ),
+    Row(
         "invalid JSON",
         Situation(change=lambda request: edited(request, content=b'{"model": ')),
         code=None,
