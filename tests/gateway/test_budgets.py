@@ -1,6 +1,7 @@
 """Budgets: what counts as used, what is refused, and that only the database is believed."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 from asgiref.sync import sync_to_async
+from django.db import connections
 from django.utils import timezone
 
 from billing import spending
@@ -34,6 +36,13 @@ DOLLAR = 1_000_000_000
 
 def known(day: int = 0, month: int = 0, *recorded: Any) -> Figures:
     return Figures(TODAY, {("key", 1): (day, month)}, frozenset(recorded))
+
+
+@pytest.fixture
+async def _closed_connections() -> AsyncIterator[None]:
+    """For tests without the running API, which closes those of its threads and the loop's."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 # --- what counts ------------------------------------------------------------------------------
@@ -149,6 +158,7 @@ def test_recorded_calls_are_told_from_others(
     assert spending.recorded([]) == set()
 
 
+@pytest.mark.usefixtures("_closed_connections")
 async def test_reading_is_two_queries_whatever_was_used(
     transactional_db: None, django_assert_num_queries: Any
 ) -> None:
@@ -272,6 +282,7 @@ async def test_what_other_processes_spent_counts_within_a_second(
     await until(is_refused)
 
 
+@pytest.mark.usefixtures("_closed_connections")
 async def test_emptying_redis_changes_no_figure_of_money(
     provider: Provider, tenant: Tenant, settings: Any, tmp_path: Any
 ) -> None:
