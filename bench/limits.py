@@ -35,7 +35,16 @@ async def measure(title: str, redis_url: str, limits: int, calls: int, in_flight
     huge = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "concurrency": 10**6}
     names = ("key", "deployment", "workspace", "organization")[-limits:]
     scopes = tuple(ScopeLimits(name, 1, **huge, is_shared=bool(redis_url)) for name in names)
-    caller = Caller(1, "app", 1, 1, "acme", (), scopes)
+    caller = Caller(
+        deployment_id=1,
+        deploy_id="app",
+        workspace_id=1,
+        organization_id=1,
+        organization_slug="acme",
+        margin_basis_points=0,
+        keys=(),
+        limits=scopes,
+    )
     demand = Demand("openai_chat", 100, 200)
     usage = pricing.Usage(input=100, output=50)
     ending = Ending("FINISHED", 200, usage, "PROVIDER")
@@ -50,6 +59,10 @@ async def measure(title: str, redis_url: str, limits: int, calls: int, in_flight
             if redis_url:
                 await asyncio.sleep(0)
 
+    # Measure only what really is limited, and in Redis where that is what the title says.
+    admission = await limiter.admit(caller, Opening(), demand)  # type: ignore[arg-type]
+    assert admission.headers["x-ratelimit-limit-tokens"] == str(10**12), admission.headers
+    assert bool(admission.is_counted_everywhere) == bool(redis_url)
     await work(100)
     began_at, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work(calls // in_flight) for _ in range(in_flight)))

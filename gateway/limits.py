@@ -52,7 +52,6 @@ class Admission:
     __slots__ = (
         "_budgeted",
         "_ended",
-        "_is_counted_everywhere",
         "_limiter",
         "_minute",
         "_opening",
@@ -60,6 +59,7 @@ class Admission:
         "_shared",
         "_spending",
         "headers",
+        "is_counted_everywhere",
         "tokens",
     )
 
@@ -80,7 +80,7 @@ class Admission:
         self.tokens = tokens
         self._minute = minute
         self._shared: Sequence[ScopeLimits] = ()
-        self._is_counted_everywhere = False
+        self.is_counted_everywhere = False
         self._ended = False
         self._spending = spending
         self._budgeted = [limits for limits in scopes if limits.has_budget]
@@ -115,7 +115,7 @@ class Admission:
         shared = self._limiter.shared
         if not self._shared or shared is None:
             return
-        if not self._is_counted_everywhere:  # nobody knows what arrived: take nothing off
+        if not self.is_counted_everywhere:  # nobody knows what arrived: take nothing off
             requests = tokens = 0
         shared.note(
             self._opening.call_id.hex,
@@ -136,7 +136,7 @@ class Admission:
         counters = await shared.take(self._opening.call_id.hex, self._shared, self.tokens, now)
         if counters is None:
             return []
-        self._is_counted_everywhere = True
+        self.is_counted_everywhere = True
         return list(zip(self._shared, counters, strict=True))
 
 
