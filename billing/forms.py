@@ -48,14 +48,19 @@ class CallFilterForm(forms.Form):
 
 
 class DollarsField(forms.CharField):
-    """An amount as a person types it; cleaned, nano-dollars above zero."""
+    """An amount as a person types it; cleaned, nano-dollars: above zero, or not zero if signed."""
 
-    def __init__(self, **options: Any) -> None:
-        attributes = {"inputmode": "decimal", "autocomplete": "off", "placeholder": "25.00"}
-        super().__init__(max_length=20, widget=forms.TextInput(attrs=attributes), **options)
+    def __init__(self, *, is_signed: bool = False, **options: Any) -> None:
+        super().__init__(max_length=32, **options)
+        self.is_signed = is_signed
+        self.widget.attrs |= {
+            "inputmode": "text" if is_signed else "decimal",
+            "autocomplete": "off",
+            "placeholder": "25.00",
+        }
 
     def clean(self, value: Any) -> Any:
-        """Raises ValidationError unless it is an amount above zero."""
+        """Raises ValidationError unless it is such an amount; None when it may be left out."""
         text = super().clean(value)
         if not text:
             return None
@@ -63,8 +68,9 @@ class DollarsField(forms.CharField):
             nanos = money.nanos_from_dollars(text)
         except money.UnableToReadMoney as error:
             raise forms.ValidationError(str(error)) from None
-        if nanos <= 0:
-            raise forms.ValidationError("Give an amount above zero.")
+        if nanos == 0 or (nanos < 0 and not self.is_signed):
+            wanted = "other than" if self.is_signed else "above"
+            raise forms.ValidationError(f"The amount must be {wanted} zero.")
         return nanos
 
 

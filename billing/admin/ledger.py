@@ -18,6 +18,7 @@ from unfold.decorators import action
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from billing import expiry, grants, ledger, money, usage
+from billing.forms import DollarsField
 from billing.models import (
     CreditGrant,
     GrantUse,
@@ -49,31 +50,6 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
-class DollarsField(forms.CharField):
-    """An amount as a person types it; cleaned, nano-dollars, never zero."""
-
-    def __init__(self, *, is_signed: bool = False, **options: Any) -> None:
-        self.is_signed = is_signed
-        attributes = {"placeholder": "25.00", "inputmode": "text" if is_signed else "decimal"}
-        super().__init__(
-            max_length=32, widget=UnfoldAdminTextInputWidget(attrs=attributes), **options
-        )
-
-    def clean(self, value: Any) -> int:
-        """Raises ValidationError for what is no amount, or not above zero where it must be."""
-        try:
-            nanos = money.nanos_from_dollars(super().clean(value))
-        except money.UnableToReadMoney as error:
-            raise forms.ValidationError(str(error)) from None
-        if nanos == 0 or (nanos < 0 and not self.is_signed):
-            raise forms.ValidationError(
-                "The amount must not be zero."
-                if self.is_signed
-                else "The amount must be above zero."
-            )
-        return nanos
-
-
 class ReasonedForm(forms.Form):
     """Why, and a key made when the form is shown: sent twice, it acts once."""
 
@@ -91,7 +67,7 @@ class GrantForm(ReasonedForm):
     organization = forms.ModelChoiceField(
         queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
     )
-    amount = DollarsField(label="Amount in US dollars")
+    amount = DollarsField(label="Amount in US dollars", widget=UnfoldAdminTextInputWidget)
     expires_on = forms.DateField(
         label="Last day (UTC)",
         required=False,
@@ -119,6 +95,7 @@ class CorrectionForm(ReasonedForm):
     amount = DollarsField(
         label="Amount in US dollars",
         is_signed=True,
+        widget=UnfoldAdminTextInputWidget,
         help_text="Above zero adds credit, below zero (-5.00) takes it away.",
     )
     field_order = ("organization", "amount", "reason")

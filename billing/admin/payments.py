@@ -9,9 +9,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from unfold.decorators import action
+from unfold.widgets import UnfoldAdminTextInputWidget
 
-from billing import money, refunds
-from billing.admin.ledger import DollarsField, ReadOnlyAdmin, ReasonedForm, show_form
+from billing import money, payments, refunds
+from billing.admin.ledger import ReadOnlyAdmin, ReasonedForm, show_form
+from billing.forms import DollarsField
 from billing.models import AutoTopUp, Payment, PaymentCustomer, PaymentEvent, Refund
 
 
@@ -33,7 +35,7 @@ class NeedsAttention(admin.SimpleListFilter):
 class RefundForm(ReasonedForm):
     """How much of a payment goes back, and why."""
 
-    amount = DollarsField(label="Amount in US dollars")
+    amount = DollarsField(label="Amount in US dollars", widget=UnfoldAdminTextInputWidget)
     field_order = ("amount", "reason")
 
 
@@ -41,7 +43,7 @@ class RefundForm(ReasonedForm):
 class PaymentAdmin(ReadOnlyAdmin):
     """Purchases of credit."""
 
-    actions_detail = ("refund",)
+    actions_detail = ("refund", "settle_attention")
     list_display = (
         "public_id",
         "organization",
@@ -97,6 +99,22 @@ class PaymentAdmin(ReadOnlyAdmin):
         left = money.format_dollars(refunds.refundable_nanos(payment))
         intro = f"{left} of this payment is unspent and can be refunded."
         return show_form(self, request, form, title="Refund", intro=intro)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Attention settled", url_path="settle-attention", permissions=["refund"]
+    )
+    def settle_attention(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A form: what was done about it, which is kept in the payment's history."""
+        payment = get_object_or_404(Payment, pk=object_id)
+        form = ReasonedForm(request.POST or None, initial={"idempotency_key": uuid.uuid4().hex})
+        if request.method == "POST" and form.is_valid():
+            self.log_change(
+                request, payment, f"{payment.attention} Settled: {form.cleaned_data['reason']}"
+            )
+            payments.flag(payment, "")
+            return redirect("admin:billing_payment_change", object_id)
+        intro = payment.attention or "Nothing about this payment needs attention."
+        return show_form(self, request, form, title="Attention settled", intro=intro)
 
     def _refund(self, request: HttpRequest, payment: Payment, form: RefundForm) -> bool:
         """Ask for it and note who did; False, with an error on the form, when it cannot be."""

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import ledger, statements
+from billing import ledger, payments, statements
 from billing.models import (
     AutoTopUp,
     CreditGrant,
@@ -322,7 +322,7 @@ def test_credit_is_corrected_both_ways_once(
         assert staff_client.post(url, sent).status_code == 302
     assert _balance(organization) == 3_000_000_000
     for amount, key, says in (
-        ("0", "c", "must not be zero"),
+        ("0", "c", "must be other than zero"),
         ("-4", "d", "Only $3.00 of the credit is available."),
         ("9", "a", "corrected something else"),
     ):
@@ -351,7 +351,24 @@ def test_a_refund_beyond_what_is_unspent_is_refused(
     assert "can be refunded now" in staff_client.post(url, data).content.decode()
 
 
-@pytest.mark.parametrize("action", ["correct", "end", "refund"])
+def test_what_needed_attention_is_settled_with_what_was_done(
+    organization: Organization, owner: User, staff_client: Client
+) -> None:
+    _make_payment(organization, owner)
+    payment = Payment.objects.get()
+    payments.flag(payment, "Received $24.00, expected $25.00.")
+    waiting = f"{_list_url(Payment)}?attention=yes"
+    assert payment.public_id in staff_client.get(waiting).content.decode()
+    url = reverse("admin:billing_payment_settle_attention", args=[payment.pk])
+    assert "expected $25.00" in staff_client.get(url).content.decode()
+    data = {"reason": "Credited $24.00 by hand", "idempotency_key": "k"}
+    assert staff_client.post(url, data).status_code == 302
+    assert payment.public_id not in staff_client.get(waiting).content.decode()
+    history = reverse("admin:billing_payment_history", args=[payment.pk])
+    assert "Settled: Credited $24.00 by hand" in staff_client.get(history).content.decode()
+
+
+@pytest.mark.parametrize("action", ["correct", "end", "refund", "settle"])
 def test_staff_without_the_permission_move_no_money(
     organization: Organization, owner: User, action: str
 ) -> None:
@@ -361,6 +378,9 @@ def test_staff_without_the_permission_move_no_money(
         "correct": reverse("admin:billing_ledgeraccount_correct_credit"),
         "end": reverse("admin:billing_creditgrant_end_grant", args=[CreditGrant.objects.get().pk]),
         "refund": reverse("admin:billing_payment_refund", args=[Payment.objects.get().pk]),
+        "settle": reverse(
+            "admin:billing_payment_settle_attention", args=[Payment.objects.get().pk]
+        ),
     }[action]
     client = Client()
     client.force_login(
