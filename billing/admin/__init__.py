@@ -2,5 +2,6 @@
 row.
 """
 
+from billing.admin import journals as journals
 from billing.admin import ledger as ledger
 from billing.admin import payments as payments

@@ -34,7 +34,7 @@ def closed_journals_hold_nothing(books: Books, report: Report) -> None:
 
 def nothing_is_unbooked(books: Books, report: Report) -> None:
     """Records that could not be booked are a named difference, with their sum (I8)."""
-    letters = DeadLetter.objects.order_by("id")
+    letters = DeadLetter.objects.filter(resolved_at=None).order_by("id")
     for letter in letters[:20]:
         report.differences.append(
             f"A record of journal {letter.journal_id} at {letter.position} is not booked "

@@ -72,7 +72,7 @@ class Lease(models.Model):
 
 
 class DeadLetter(models.Model):
-    """Bytes of a journal that could not be booked, kept whole, with the reason. Immutable."""
+    """Bytes of a journal that could not be booked, kept whole, with the reason."""
 
     journal = models.ForeignKey(Journal, on_delete=models.PROTECT, related_name="dead_letters")
     position = models.BigIntegerField()
@@ -82,6 +82,9 @@ class DeadLetter(models.Model):
     organization_id = models.BigIntegerField(null=True, blank=True)
     cost_nanos = models.BigIntegerField(default=0)
     created_at = models.DateTimeField()
+    # What was done about it, once somebody has.
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    resolution = models.CharField(max_length=300, blank=True)
 
     class Meta:
         ordering = ("-id",)

@@ -6,7 +6,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from billing import checks, leases, ledger
+from billing import checks, dead_letters, leases, ledger
 from billing.models import DeadLetter, Journal, Lease, LedgerAccount, Transfer, UsageRecord
 from billing.pricing import Usage
 from tests import factories
@@ -112,6 +112,11 @@ def test_a_record_that_could_not_be_booked_is_a_difference_with_its_amount(recor
         journal_id="here-1", position=8, raw=b"?", reason="torn", cost_nanos=99, created_at=now
     )
     assert any("here-1 at 8 is not booked (99 nano-dollars)" in text for text in differences())
+    letter = DeadLetter.objects.get()
+    dead_letters.resolve(letter, resolution="Corrected by hand.", at=now)
+    assert differences() == []
+    with pytest.raises(dead_letters.AlreadyResolved):
+        dead_letters.resolve(letter, resolution="Again.", at=now)
 
 
 def test_money_moved_into_another_organization_is_named(record, tamper, other_organization):

@@ -35,7 +35,7 @@ def ran(root: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
         (root / ".venv" / "bin" / "pip").touch()
 
     monkeypatch.setattr(subprocess, "run", make_venv)
-    monkeypatch.setattr(install, "install", lambda name, _: names.append(name))
+    monkeypatch.setattr(install, "install", names.append)
     return names
 
 
@@ -95,7 +95,7 @@ def test_a_failure_shows_pips_own_words(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(install, "PYTHON", Path(sys.executable))
     (root / "requirements.txt").write_text("no-such-package-of-ours==1.0\n")
     with pytest.raises(SystemExit) as raised:
-        install.install("requirements.txt", ["--no-index"])
+        install.install("requirements.txt", "--no-index")
     assert "no-such-package-of-ours==1.0" in str(raised.value)
     assert "Installation failed" in str(raised.value)
 

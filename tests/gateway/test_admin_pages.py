@@ -11,11 +11,14 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from billing import ledger, payments, statements
+from billing import leases, ledger, payments, statements
 from billing.models import (
     AutoTopUp,
     CreditGrant,
+    DeadLetter,
     GrantUse,
+    Journal,
+    Lease,
     LedgerAccount,
     OrganizationTerms,
     Payment,
@@ -80,6 +83,9 @@ OURS = {
     "Payment",
     "Refund",
     "PaymentEvent",
+    "Journal",
+    "Lease",
+    "DeadLetter",
 }
 NEVER_EDITED = [
     LedgerAccount,
@@ -94,6 +100,9 @@ NEVER_EDITED = [
     Payment,
     Refund,
     PaymentEvent,
+    Journal,
+    Lease,
+    DeadLetter,
 ]
 CLIENT_SECRET = "pi_1_secret_0123456789"
 
@@ -126,6 +135,11 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
         organization, "https://example.com/hook", at=timezone.now()
     )
     deliveries.queue(organization, event_id="e", kind="test", data={}, at=timezone.now())
+    leases.register("here-1", host="here", at=timezone.now())
+    Lease.objects.create(journal_id="here-1", organization=organization)
+    DeadLetter.objects.create(
+        journal_id="here-1", position=8, raw=b"?", reason="torn", created_at=timezone.now()
+    )
     Alert.objects.create(
         organization=organization,
         scope="STAFF",
@@ -447,3 +461,16 @@ def test_staff_make_people_by_e_mail_address(staff_client: Client) -> None:
     response = staff_client.post(reverse("admin:orgs_user_add"), data)
     assert response.status_code == 302
     assert User.objects.get(email="new@example.com").check_password(factories.PASSWORD)
+
+
+def test_what_was_done_about_a_dead_letter_is_said_once(
+    secrets: list[str], staff_client: Client
+) -> None:
+    letter = DeadLetter.objects.get()
+    url = reverse("admin:billing_deadletter_resolve", args=[letter.pk])
+    assert "are not booked" in staff_client.get(url).content.decode()
+    data = {"reason": "Corrected by hand.", "idempotency_key": "unused"}
+    assert staff_client.post(url, data).status_code == 302
+    letter.refresh_from_db()
+    assert (letter.resolution, letter.resolved_at is not None) == ("Corrected by hand.", True)
+    assert "resolved it already" in staff_client.post(url, data).content.decode()
