@@ -186,6 +186,7 @@ class Meter:
         self._is_running = False
         self._leases: dict[int, Lease] = {}
         self._locks: dict[int, asyncio.Lock] = {}
+        self._shortages: dict[int, tuple[float, leases.Granted]] = {}
         self._waiting = 0
         self._refilling: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -323,15 +324,21 @@ class Meter:
 
     async def _hold_in_turn(self, lease: Lease, opening: Opening) -> tuple[int, int]:
         worst, organization_id = opening.hold_nanos, opening.organization_id
-        first = opening.input_nanos + opening.slice_nanos if opening.slice_nanos else worst
+        # A short stream's worst case is less than a slice: then that is all it needs.
+        sliced = opening.input_nanos + opening.slice_nanos if opening.slice_nanos else worst
+        first = min(worst, sliced)
         lock = self._locks.setdefault(organization_id, asyncio.Lock())
         for pause in (0.0, *RECALL_PAUSES_SECONDS):
             if pause:
                 await asyncio.sleep(pause)
+            since = self._loop.time()
             async with lock:
                 granted = None
                 if lease.free < worst:
-                    granted = await self._grant(organization_id, worst - max(0, lease.free))
+                    granted = self._shortage(organization_id, since=since)
+                    granted = granted or await self._grant(
+                        organization_id, worst - max(0, lease.free)
+                    )
                 if lease.hold(worst):
                     return worst, UNLIMITED
                 if first < worst and lease.hold(first):
@@ -365,9 +372,21 @@ class Meter:
             self._register()
             return leases.grant(self.journal.name, organization_id, needed_nanos=needed)
 
+        asked_at = self._loop.time()
         granted = await self._ask(ask)
         self._leases[organization_id].confirm(granted.granted_nanos)
+        if granted.available_nanos == 0:
+            self._shortages[organization_id] = asked_at, granted
         return granted
+
+    def _shortage(self, organization_id: int, *, since: float) -> leases.Granted | None:
+        """What the database has said since then, if it gave all it had: asking again is no use.
+
+        Without this, hundreds of calls that wait for the same credit would ask one after another,
+        and run out of time.
+        """
+        asked_at, granted = self._shortages.get(organization_id, (0.0, None))
+        return granted if asked_at >= since else None
 
     def _refill_soon(self, organization_id: int, needed: int = 0) -> None:
         """More credit in the background, once at a time; failure is met when credit is needed."""

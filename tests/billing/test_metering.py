@@ -361,6 +361,18 @@ async def test_without_credit_for_its_first_slice_a_stream_is_refused(meter, ope
     assert refusal.value.needed_nanos == 1_081_920
 
 
+async def test_a_stream_shorter_than_a_slice_needs_its_worst_case_alone(meter, opening):
+    short = {**SLICED, "hold_nanos": 60_000}
+    running = [await meter.open(opening(**short)) for _ in range(16)]
+    with pytest.raises(metering.UnableToHold) as refusal:
+        await meter.open(opening(**short))
+    # The calls in flight hold credit for it, so waiting helps.
+    assert refusal.value.is_reserved
+    assert refusal.value.needed_nanos == 60_000
+    for call in running:
+        await call.settle(factories.make_ending())
+
+
 # --- Settling -----------------------------------------------------------------------------------
 async def test_settling_twice_charges_once_and_the_first_ending_counts(
     meter, organization, opening

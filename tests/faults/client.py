@@ -34,6 +34,7 @@ class Clients:
         name: str,
         *,
         tokens: int = 12,
+        tokens_max: int = 64,
         pause_ms: int = 2,
         is_stream: bool = True,
         hang_up_after: int | None = None,
@@ -44,7 +45,7 @@ class Clients:
         body = {
             "model": "gpt-4o",
             "stream": is_stream,
-            "max_completion_tokens": max(tokens, 64),
+            "max_completion_tokens": max(tokens, tokens_max),
             "messages": [{"role": "user", "content": json.dumps([name, tokens, pause_ms])}],
         }
         port = random.choice(self.ports)

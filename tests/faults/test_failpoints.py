@@ -7,8 +7,6 @@ import pytest
 
 from tests.faults.client import Clients
 from tests.faults.invariants import violations
-from tests.faults.platform import Platform
-from tests.faults.upstream import Upstream
 
 pytestmark = pytest.mark.faults
 
@@ -37,22 +35,6 @@ PLACES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def upstream():
-    upstream = Upstream()
-    upstream.start()
-    yield upstream
-    upstream.stop()
-
-
-@pytest.fixture
-def platform(upstream):
-    platform = Platform(upstream.port)
-    platform.prepare()
-    yield platform
-    platform.close()
-
-
 async def play(clients: Clients) -> None:
     """One call after another, then several at once; streams and whole answers."""
     for number in range(2):
@@ -64,7 +46,6 @@ async def play(clients: Clients) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_at_any_arrow_every_call_is_exact(platform, upstream, place):
-    upstream.generated.clear()
     process, port = platform.start_web(crash_at=place)
     clients = Clients(platform.key, [port])
     asyncio.run(play(clients))
@@ -79,7 +60,6 @@ def test_killed_at_any_arrow_every_call_is_exact(platform, upstream, place):
 
 
 def test_killed_while_recovering_what_another_left_nothing_is_charged_twice(platform, upstream):
-    upstream.generated.clear()
     process, port = platform.start_web(crash_at="web.after_chunk_sent:20")
     clients = Clients(platform.key, [port])
     asyncio.run(play(clients))
