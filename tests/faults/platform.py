@@ -96,6 +96,8 @@ class Platform:
     settings: dict[str, str] = field(default_factory=dict)
     data: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="faults-")))
     key: str = ""
+    # Where its database is made; else where DATABASE_URL says.
+    server_url: str = ""
     database: str = ""
     processes: list["Process"] = field(default_factory=list)
 
@@ -118,7 +120,7 @@ class Platform:
 
     def prepare(self) -> None:
         """Migrate and seed."""
-        url = os.environ.get("DATABASE_URL", "")
+        url = self.server_url or os.environ.get("DATABASE_URL", "")
         if url.startswith("postgres"):
             name = f"faults_{os.getpid()}_{time.time_ns() % 10**9}"
             _admin(url, f"CREATE DATABASE {name}")

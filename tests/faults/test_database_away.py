@@ -1,0 +1,157 @@
+"""PostgreSQL dies, stops, refuses: calls go on as far as leases reach, and every call is exact."""
+
+import asyncio
+
+import pytest
+
+from tests.faults.client import Clients, Seen, until
+from tests.faults.invariants import violations
+from tests.faults.platform import Platform
+from tests.faults.postgres_server import PostgresServer
+
+pytestmark = pytest.mark.faults
+
+LEAVE = """
+from django.utils import timezone
+from billing import ledger
+from orgs.models import Organization
+organization = Organization.objects.get(slug="demo")
+ledger.correct(organization, {nanos} - ledger.balance(organization).posted_nanos,
+               reason="leave little", idempotency_key="leave-little", at=timezone.now())
+"""
+# What a call of 64 tokens holds at most, and a lease of three such calls: an eighth of this.
+WORST_NANOS = 1_170_000
+LITTLE_NANOS = 8 * 3 * WORST_NANOS
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def platform(upstream, server):
+    upstream.generated.clear()
+    platform = Platform(upstream.port, {"INGEST_IN_WEB": "false"}, server_url=server.url)
+    platform.prepare()
+    platform.start_ingester()
+    yield platform
+    platform.close()
+
+
+def restart(server: PostgresServer) -> None:
+    server.restart_immediately()
+
+
+def kill_backends_again_and_again(server: PostgresServer) -> None:
+    for _ in range(20):
+        server.kill_backends()
+
+
+def be_read_only(server: PostgresServer) -> None:
+    server.set_read_only(is_on=True)
+
+
+def be_writable(server: PostgresServer) -> None:
+    server.set_read_only(is_on=False)
+
+
+def nothing(server: PostgresServer) -> None:
+    """Over by itself."""
+
+
+FAULTS = {
+    "restarted at once": (restart, nothing),
+    "backends killed": (kill_backends_again_and_again, nothing),
+    "stopped": (PostgresServer.stop_answering, PostgresServer.answer_again),
+    "read-only": (be_read_only, be_writable),
+}
+
+
+async def play(clients: Clients, begin, end) -> list[Seen]:
+    """Streams that run while the fault begins, and calls made while it lasts; the latter."""
+    await clients.call("warm")
+    running = [
+        asyncio.create_task(clients.call(f"running-{number}", tokens=60, pause_ms=30))
+        for number in range(6)
+    ]
+    await until(lambda: sum(seen.delivered > 3 for seen in clients.seen) == 7)
+    await asyncio.to_thread(begin)
+    try:
+        during = [await clients.call(f"during-{number}") for number in range(4)]
+        await asyncio.gather(*running)
+    finally:
+        await asyncio.to_thread(end)
+    await clients.call("after")
+    return during
+
+
+def check(platform: Platform, upstream, clients: Clients) -> None:
+    """Everybody saw the end of their call, and it is booked."""
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert [seen for seen in clients.seen if not seen.saw_end] == [], platform.logs()
+    assert len(books.records) == len(clients.seen)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_calls_go_on_and_are_booked_when_the_database_is_back(platform, upstream, server, fault):
+    begin, end = FAULTS[fault]
+    _, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+    asyncio.run(play(clients, lambda: begin(server), lambda: end(server)))
+    check(platform, upstream, clients)
+
+
+def test_calls_go_on_when_the_database_has_no_connection_left(platform, upstream, server):
+    _, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+    taken = []
+
+    def give_back() -> None:
+        for connection in taken:
+            connection.close()
+
+    asyncio.run(play(clients, lambda: taken.extend(server.take_every_connection()), give_back))
+    assert len(taken) > 10
+    check(platform, upstream, clients)
+
+
+def test_with_the_lease_used_up_and_no_database_calls_are_unavailable_not_unpaid(
+    platform, upstream, server
+):
+    platform.python(LEAVE.format(nanos=LITTLE_NANOS))
+    _, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+
+    async def scenario() -> list[Seen]:
+        await clients.call("warm")
+        await asyncio.to_thread(server.stop_answering)
+        try:
+            return await asyncio.gather(
+                *(clients.call(f"stopped-{number}", tokens=60, pause_ms=30) for number in range(12))
+            )
+        finally:
+            await asyncio.to_thread(server.answer_again)
+
+    stopped = asyncio.run(scenario())
+
+    async def recover() -> Seen:
+        for number in range(60):
+            seen = await clients.call(f"after-{number}")
+            if seen.saw_end:
+                return seen
+            await asyncio.sleep(0.5)
+        return seen
+
+    after = asyncio.run(recover())
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    refused = [seen for seen in stopped if seen.status != 200]
+    assert {seen.status for seen in refused} == {503}, stopped
+    assert all("Billing is not available" in seen.error for seen in refused)
+    assert all(seen.saw_end for seen in stopped if seen.status == 200)
+    assert after.saw_end, after
