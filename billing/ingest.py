@@ -11,6 +11,8 @@ process (billing/sidecar.py).
 """
 
 import os
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, OperationalError, transaction
 
 from billing import calls, charges, failpoints, leases, pricing, rows
 from billing.calls import Ending, Opening
@@ -35,6 +37,8 @@ from orgs.models import Organization
 log = structlog.get_logger(__name__)
 
 BATCH_MAX = 500
+# From its lock to being ready a process takes milliseconds.
+STARTING_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +93,25 @@ class Ingester:
     def ingest(self, at: datetime, *, looks_for_dead: bool = True) -> int:
         """Book everything that can be booked now; how many frames were read.
 
-        One journal's trouble does not stop the others. Raises the database's errors when it is
-        away: nothing is lost, try again.
+        One journal's trouble does not stop the others: it is raised at the end. Raises the
+        database's errors when it is away: nothing is lost, try again.
         """
         count = 0
+        trouble: Exception | None = None
         for reader in self.journals():
-            count += self._ingest_written(reader, at)
-            if looks_for_dead:
-                count += self._finish_if_dead(reader, at)
+            try:
+                count += self._ingest_written(reader, at)
+                if looks_for_dead:
+                    count += self._finish_if_dead(reader, at)
+            except OperationalError:
+                raise
+            except Exception as error:
+                log.exception("a journal cannot be booked", journal=reader.name)
+                trouble = error
+        if looks_for_dead:
+            self._remove_stillborn()
+        if trouble is not None:
+            raise trouble
         return count
 
     def journals(self) -> list[JournalReader]:
@@ -111,6 +126,18 @@ class Ingester:
                 self._unreadable.add(name)
                 log.error("a journal cannot be read", journal=name, error=str(error))
         return list(self._readers.values())
+
+    def _remove_stillborn(self) -> None:
+        """Directories of processes that died before they could serve: nothing is in them."""
+        for path in self._root.glob("*/lock"):
+            directory = path.parent
+            is_old = time.time() - path.stat().st_mtime > STARTING_SECONDS_MAX
+            if not is_old or (directory / "ready").exists():
+                continue
+            lock = place.take_lock(directory)
+            if lock is not None:
+                with _closing(lock):
+                    shutil.rmtree(directory, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of every journal."""
@@ -262,7 +289,13 @@ class Ingester:
             except UnreadableRecord as error:
                 yield _Refused(position, slot.description, str(error))
                 continue
-            yield self._checked(_Entry(position, slot.description, _interrupted(opening, slot, at)))
+            try:
+                settlement = _interrupted(opening, slot, at)
+            except pricing.UnpricedBucket as error:
+                reason = f"The price has no rate for {error} tokens."
+                yield _Refused(position, slot.description, reason, opening.organization_id)
+                continue
+            yield self._checked(_Entry(position, slot.description, settlement))
 
 
 def _interrupted(opening: Opening, slot: OpenSlot, at: datetime) -> Settlement:

@@ -40,7 +40,7 @@ from billing.journal.slots import NoFreeSlot
 from billing.journal.writer import JournalWriter, NoRoom
 from billing.ledger import UnableToHold as UnableToHold
 from billing.models import UsageRecord
-from billing.pricing import Usage
+from billing.pricing import UnpricedBucket, Usage
 from billing.recall import RecallListener
 from billing.sidecar import BOOK_NOW, Sidecar
 
@@ -281,10 +281,12 @@ class Meter:
     def _opened(self, opening: Opening, lease: Lease | None, held: int, paid: int) -> Call:
         try:
             call = Call(self, opening, lease, held, paid)
-        except NoFreeSlot:
+        except BaseException as error:
             if lease is not None:
                 lease.settle(held, 0)
-            raise BillingUnavailable("Too many calls are in flight.") from None
+            if isinstance(error, NoFreeSlot):
+                raise BillingUnavailable("Too many calls are in flight.") from None
+            raise
         self._calls[opening.call_id] = call
         failpoints.reach("web.after_open")
         return call
@@ -455,12 +457,10 @@ class Meter:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             now = self._loop.time()
-            try:
-                if self._is_registered and now - renewed_at > RENEW_SECONDS:
-                    renewed_at = now
+            if self._is_registered and now - renewed_at > RENEW_SECONDS:
+                renewed_at = now
+                with suppress(BillingUnavailable):
                     await self._ask(lambda: leases.renew(self.journal.name, at=timezone.now()))
-            except BillingUnavailable:
-                pass
             for organization_id, lease in list(self._leases.items()):
                 if lease.free > 0 and not lease.held and now - lease.used_at > IDLE_SECONDS:
                     await self._give_back(organization_id, lease)
@@ -469,12 +469,10 @@ class Meter:
     def _settle(self, call: Call, ending: Ending) -> int:
         """Write the settlement, free the slot, return what was held; the position after it."""
         self._calls.pop(call.opening.call_id, None)
-        cost = calls.cost_nanos(call.opening, ending)
         call.serve(ending.served)
+        cost = _cost_nanos(call.opening, ending)
         try:
-            position = self.journal.append(
-                records.encode_settlement(call._description, ending, cost)
-            )
+            position = self.journal.append(_payload(call._description, ending, cost))
         except Exception as error:
             # The slot stays open: the call is charged by its count when this process has ended.
             log.critical("settlement not written", opening=repr(call.opening), ending=repr(ending))
@@ -568,6 +566,27 @@ class Meter:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _cost_nanos(opening: Opening, ending: Ending) -> int:
+    """What the call costs; nothing if its price has no rate for what it used.
+
+    The ingester computes it again, and keeps such a record aside for people to look at.
+    """
+    try:
+        return calls.cost_nanos(opening, ending)
+    except UnpricedBucket as error:
+        log.error("a price lacks a rate", bucket=str(error), price=opening.price.version_id)
+        return 0
+
+
+def _payload(description: bytes, ending: Ending, cost_nanos: int) -> bytes:
+    """The settlement's record; if anything from outside cannot be encoded, without that."""
+    try:
+        return records.encode_settlement(description, ending, cost_nanos)
+    except Exception:
+        log.exception("an ending cannot be encoded whole")
+        return records.encode_settlement(description, records.bare(ending), cost_nanos)
 
 
 def _answer(future: "asyncio.Future[None]", *, is_durable: bool) -> None:

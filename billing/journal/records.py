@@ -7,7 +7,7 @@ Must not know files; prices are looked up by whoever decodes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any
@@ -93,8 +93,8 @@ def encode_opening(opening: Opening, served: Served | None = None) -> bytes:
             opening.endpoint[:40],
             opening.is_stream,
             _cut(opening.model_requested, 120),
-            serving.provider[:40],
-            serving.upstream_model[:120],
+            _cut(serving.provider, 40),
+            _cut(serving.upstream_model, 120),
             serving.price.version_id,
             opening.margin_basis_points,
             opening.hold_nanos,
@@ -149,6 +149,11 @@ def encode_settlement(description: bytes, ending: Ending, cost_nanos: int) -> by
         cost_nanos,
     )
     return len(description).to_bytes(2, "big") + description + _encode(row)
+
+
+def bare(ending: Ending) -> Ending:
+    """The ending without what came from outside: it can always be encoded."""
+    return replace(ending, model_served="", upstream_request_id="", error_code="", attempts=())
 
 
 def decode_settlement(payload: bytes, price_of: PriceOf) -> Settlement:

@@ -2,11 +2,12 @@
 
 import os
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from django.utils import timezone
 
 from billing import checks, ingest, leases, ledger
@@ -16,6 +17,7 @@ from billing.journal.writer import JournalWriter
 from billing.models import DeadLetter, Journal, Lease, Transfer, UsageRecord
 from billing.pricing import Usage
 from tests import factories
+from tests.immutability import without_triggers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -325,9 +327,54 @@ def test_a_living_writers_calls_in_flight_are_left_alone(organization, price, in
 
 def test_a_starting_writer_is_not_taken_for_a_dead_one(ingester, writer):
     (writer.directory / "ready").unlink()
+    assert ingester.ingest(NOW) == 0
     writer.close()
     assert ingester.ingest(NOW) == 0
     assert writer.directory.exists()
+    long_ago = time.time() - 3600
+    os.utime(writer.directory / "lock", (long_ago, long_ago))
+    ingester.ingest(NOW)
+    assert not writer.directory.exists()
+
+
+def test_one_journals_trouble_does_not_stop_the_others(
+    organization, settled, ingester, writer, make_writer, monkeypatch
+):
+    other = make_writer("here-2")
+    settled()
+    settled(writer=other)
+    real = ingest.Ingester._ingest_batch
+
+    def troubled(self, reader, at, **options):
+        if reader.name == writer.name:
+            raise ZeroDivisionError
+        return real(self, reader, at, **options)
+
+    monkeypatch.setattr(ingest.Ingester, "_ingest_batch", troubled)
+    with pytest.raises(ZeroDivisionError):
+        ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 1
+    assert other.page.ingested == other.page.written
+
+
+def test_a_price_without_a_rate_is_kept_aside_whether_the_call_ended_or_not(
+    organization, ingester, writer
+):
+    version = factories.make_price(model="half")
+    with without_triggers(connection):
+        type(version).objects.filter(pk=version.pk).update(rates={"input": version.rates["input"]})
+    version.refresh_from_db()
+    opening = factories.make_opening(organization=organization, price=version, output_tokens_max=9)
+    ending = factories.make_ending(usage=USAGE)
+    writer.append(records.encode_settlement(records.encode_opening(opening), ending, 0))
+    other = factories.make_opening(organization=organization, price=version, output_tokens_max=9)
+    interrupted(writer, other, relayed=3)
+    writer.close()
+    ingester.ingest(NOW)
+    assert [letter.reason for letter in DeadLetter.objects.all()] == [
+        "The price has no rate for output tokens."
+    ] * 2
+    assert Journal.objects.get().closed_at == NOW
 
 
 def test_what_a_reclaimed_host_ingests_late_is_still_charged(

@@ -472,6 +472,13 @@ async def test_text_from_outside_never_makes_a_record_unwritable(meter, opening)
     assert record.model_requested == "ü" * 60
 
 
+async def test_what_cannot_be_written_down_costs_the_record_its_details_only(meter, opening):
+    call = await meter.open(opening())
+    await call.settle(ending(model_served="m", attempts=({"duration_ms": 2**70},)))
+    [record] = await records()
+    assert (record.cost_nanos, record.attempts, record.model_served) == (COST, [], "")
+
+
 async def test_as_many_calls_as_there_are_slots_are_in_flight(organization, opening, settings):
     settings.JOURNAL_SLOTS = 2
     meter = metering.Meter()
