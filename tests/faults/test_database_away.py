@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from tests.faults.client import Clients, Seen, until
+from tests.faults.client import Clients, Seen
 from tests.faults.invariants import violations
 from tests.faults.platform import Platform
 from tests.faults.postgres_server import PostgresServer
+from tests.faults.story import calls_around, every_call_ended_and_is_booked
 
 pytestmark = pytest.mark.faults
 
@@ -71,39 +72,13 @@ FAULTS = {
 }
 
 
-async def play(clients: Clients, begin, end) -> list[Seen]:
-    """Streams that run while the fault begins, and calls made while it lasts; the latter."""
-    await clients.call("warm")
-    running = [
-        asyncio.create_task(clients.call(f"running-{number}", tokens=60, pause_ms=30))
-        for number in range(6)
-    ]
-    await until(lambda: sum(seen.delivered > 3 for seen in clients.seen) == 7)
-    await asyncio.to_thread(begin)
-    try:
-        during = [await clients.call(f"during-{number}") for number in range(4)]
-        await asyncio.gather(*running)
-    finally:
-        await asyncio.to_thread(end)
-    await clients.call("after")
-    return during
-
-
-def check(platform: Platform, upstream, clients: Clients) -> None:
-    """Everybody saw the end of their call, and it is booked."""
-    books = platform.settle()
-    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
-    assert [seen for seen in clients.seen if not seen.saw_end] == [], platform.logs()
-    assert len(books.records) == len(clients.seen)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_calls_go_on_and_are_booked_when_the_database_is_back(platform, upstream, server, fault):
     begin, end = FAULTS[fault]
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
-    asyncio.run(play(clients, lambda: begin(server), lambda: end(server)))
-    check(platform, upstream, clients)
+    asyncio.run(calls_around(clients, lambda: begin(server), lambda: end(server)))
+    every_call_ended_and_is_booked(platform, upstream, clients)
 
 
 def test_calls_go_on_when_the_database_has_no_connection_left(platform, upstream, server):
@@ -115,9 +90,11 @@ def test_calls_go_on_when_the_database_has_no_connection_left(platform, upstream
         for connection in taken:
             connection.close()
 
-    asyncio.run(play(clients, lambda: taken.extend(server.take_every_connection()), give_back))
+    asyncio.run(
+        calls_around(clients, lambda: taken.extend(server.take_every_connection()), give_back)
+    )
     assert len(taken) > 10
-    check(platform, upstream, clients)
+    every_call_ended_and_is_booked(platform, upstream, clients)
 
 
 def test_with_the_lease_used_up_and_no_database_calls_are_unavailable_not_unpaid(
