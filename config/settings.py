@@ -285,6 +285,8 @@ PROVIDER_SECONDS_MAX = {
     "total": env.seconds("PROVIDER_TOTAL_SECONDS", 900),
 }
 STREAM_PING_SECONDS = env.seconds("STREAM_PING_SECONDS", 15)
+# A client of a stream that takes nothing for so long counts as gone.
+CLIENT_STALL_SECONDS = env.seconds("CLIENT_STALL_SECONDS", 60)
 # A local server that answers in the place of providers without a key; `make run` starts one.
 STANDINS = env.flag("STANDINS", default=EMBEDDED)
 STANDIN_URL = env.text("STANDIN_URL").rstrip("/")

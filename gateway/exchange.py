@@ -45,6 +45,10 @@ class Exchange:
         self._watch: asyncio.Task[None] | None = None
         self._on_gone: Callable[[], None] | None = None
         self._sent_at = 0.0
+        # Who waits for the client to read on, and whether it has waited in vain.
+        self._sending: asyncio.Task[Any] | None = None
+        self._is_stalled = False
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
 
@@ -107,6 +111,9 @@ class Exchange:
     def unwatch(self) -> None:
         """Stop watching, and keeping alive."""
         self._stop_pinging()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -127,17 +134,39 @@ class Exchange:
         await self._start(status, b"application/json", b"no-store", headers, extra)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def start_stream(self, *, ping: bytes = b"", ping_seconds: float = 0.0) -> None:
+    async def start_stream(
+        self, *, ping: bytes = b"", ping_seconds: float = 0.0, stall_seconds: float = 0.0
+    ) -> None:
         """Begin an event stream that no proxy on the way should buffer or rewrite.
 
         `ping` is sent whenever nothing else was for so long, so that nobody on the way takes the
-        stream for dead. Pieces must be whole messages: it comes between any two of them.
+        stream for dead. Pieces must be whole messages: it comes between any two of them. A client
+        that takes nothing for `stall_seconds` while a piece waits for it counts as gone (0: never).
         """
         extra = [(b"x-accel-buffering", b"no")]
         await self._start(200, b"text/event-stream", b"no-cache, no-transform", None, extra)
         self._sent_at = asyncio.get_running_loop().time()
         if ping:
             self._ping_after(ping, ping_seconds, ping_seconds)
+        if stall_seconds:
+            self._check_stall_after(stall_seconds, stall_seconds)
+
+    def _check_stall_after(self, stall_seconds: float, wait_seconds: float) -> None:
+        """One timer per stream, as for pings."""
+        loop = asyncio.get_running_loop()
+
+        def check() -> None:
+            waited = loop.time() - self._sent_at if self._sending is not None else 0.0
+            if waited < stall_seconds:
+                self._check_stall_after(stall_seconds, stall_seconds - waited)
+                return
+            self._is_stalled = self.is_gone = True
+            if self._on_gone is not None:
+                self._on_gone()
+            if self._sending is not None:
+                self._sending.cancel()
+
+        self._stall_timer = loop.call_later(wait_seconds, check)
 
     def _ping_after(self, ping: bytes, ping_seconds: float, wait_seconds: float) -> None:
         """One timer per stream, armed again only when it fires: sending a piece costs no timer."""
@@ -171,13 +200,25 @@ class Exchange:
         """More of a stream; waits while the client reads slowly. Raises ClientGone."""
         if self.is_gone:
             raise ClientGone
-        self._sent_at = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._send_on({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end_stream(self, piece: bytes = b"") -> None:
-        """The last of a stream."""
+        """The last of a stream. Raises ClientGone when the client has stopped reading."""
         self._stop_pinging()
-        await self._send({"type": "http.response.body", "body": piece})
+        await self._send_on({"type": "http.response.body", "body": piece})
+
+    async def _send_on(self, message: dict[str, Any]) -> None:
+        """Send, unless the client takes nothing for too long."""
+        self._sent_at = asyncio.get_running_loop().time()
+        self._sending = task = asyncio.current_task()
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            if not self._is_stalled or task is None or task.uncancel():
+                raise
+            raise ClientGone from None
+        finally:
+            self._sending = None
 
     async def _start(
         self,

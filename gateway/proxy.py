@@ -527,7 +527,11 @@ async def _call(
             return
         exchange.watch(answer.close)
         ping = run.translation.dialect.ping
-        await exchange.start_stream(ping=ping, ping_seconds=settings.STREAM_PING_SECONDS)
+        await exchange.start_stream(
+            ping=ping,
+            ping_seconds=settings.STREAM_PING_SECONDS,
+            stall_seconds=settings.CLIENT_STALL_SECONDS,
+        )
         if run.translation.passes_through(run.candidate):
             await _pump_bytes(exchange, services.store, run, answer)
         else:

@@ -230,3 +230,48 @@ async def test_a_body_in_many_pieces_is_forwarded_whole(
     wire = await call(app, api.key, receive)
     assert wire.sent[0]["status"] == 200
     assert provider.requests[0]["messages"][0]["content"] == "ü" * 300
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_a_client_that_stops_reading_its_stream_counts_as_gone(is_last: bool) -> None:
+    wire = Wire()
+    gone: list[bool] = []
+
+    async def send(message: Message) -> None:
+        if message.get("body") == b"unread":
+            await asyncio.Event().wait()
+
+    exchange = Exchange({"method": "POST", "path": "/", "headers": []}, wire.receive, send, "req_1")
+    exchange.watch(lambda: gone.append(True))
+    await exchange.start_stream(stall_seconds=0.05)
+    await exchange.send_piece(b"read")
+    with pytest.raises(ClientGone):
+        await (exchange.end_stream(b"unread") if is_last else exchange.send_piece(b"unread"))
+    assert exchange.is_gone
+    assert gone == [True]
+    exchange.unwatch()
+
+
+async def test_a_stream_with_nothing_to_say_does_not_make_its_client_a_slow_one() -> None:
+    exchange = Wire().exchange()
+    await exchange.start_stream(stall_seconds=0.01)
+    await asyncio.sleep(0.1)
+    await exchange.send_piece(b"read")
+    exchange.unwatch()
+
+
+async def test_a_cancelled_stream_is_cancelled_and_its_client_not_gone() -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    exchange = Exchange(
+        {"method": "POST", "path": "/", "headers": []}, Wire().receive, send, "req_1"
+    )
+    await exchange.start_stream(stall_seconds=60)
+    sending = asyncio.create_task(exchange.send_piece(b"unread"))
+    await asyncio.sleep(0)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    exchange.unwatch()
