@@ -30,7 +30,8 @@ BOOK_SECONDS = 0.05
 FIND_DEAD_SECONDS = 0.5
 SYNC_SLOTS_SECONDS = 0.25
 RETRY_SECONDS_MAX = 5.0
-BOOK_NOW = b"\x02"
+# What a serving process writes into its FIFO.
+SYNC_NOW, BOOK_NOW = b"\x01", b"\x02"
 
 
 class Sidecar:

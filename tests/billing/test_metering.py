@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import calls, checks, leases, ledger, metering, prices, pricing
+from billing import calls, checks, leases, ledger, metering, prices, pricing, purses
 from billing.models import Journal, Lease, Transfer, UsageRecord
 from tests import factories
 
@@ -73,7 +73,7 @@ def leased(organization):
 
 
 def lease_of(meter, organization):
-    return meter._leases[organization.pk]
+    return meter.purse._leases[organization.pk]
 
 
 @in_thread
@@ -274,7 +274,7 @@ async def test_an_answer_that_was_lost_grants_nothing_twice(
 
 
 async def test_credit_that_is_not_used_goes_back(meter, organization, opening, monkeypatch):
-    monkeypatch.setattr(metering, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(purses, "IDLE_SECONDS", 0.0)
     call = await meter.open(opening())
     assert await leased(organization) >= 100_000
     await call.settle(ending())

@@ -93,7 +93,7 @@ async def record_of(tenant: Tenant) -> UsageRecord:
 async def balances(tenant: Tenant) -> tuple[int, int]:
     """Spent, of the five dollars granted, and held for calls in flight; nano-dollars."""
     account = await tenant.organization.ledger_accounts.aget(kind="CREDITS")
-    lease = metering.current()._leases.get(tenant.organization.pk)
+    lease = metering.current().purse._leases.get(tenant.organization.pk)
     return 5_000_000_000 - account.posted_nanos, lease.held if lease else 0
 
 
