@@ -1,0 +1,108 @@
+"""A provider's stream that is HTTP, and strange: one record each, with amounts that can be true."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from billing.models import UsageRecord
+from tests.gateway.conftest import ApiClient, Tenant
+from tests.gateway.test_proxy import record_of
+
+Status = UsageRecord.Status
+DONE = b"data: [DONE]\n\n"
+TOKENS = 3
+SERIOUS = {"prompt_tokens": 12, "completion_tokens": TOKENS, "total_tokens": 15}
+
+
+def chunk(text: str = "", usage: Any = None, *, choices: bool = True) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    body = {"id": "c", "model": "gpt-4o", "choices": [choice] if choices else []}
+    return b"data: " + json.dumps({**body, "usage": usage}).encode() + b"\n\n"
+
+
+def report(usage: Any) -> bytes:
+    return chunk(usage=usage, choices=False)
+
+
+def counts(number: Any) -> dict[str, Any]:
+    return {"prompt_tokens": number, "completion_tokens": number, "total_tokens": number}
+
+
+CONTENT = chunk("a") * TOKENS
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n"
+BODIES = {
+    "two ends": CONTENT + report(SERIOUS) + DONE + DONE,
+    "content after the end": CONTENT + report(SERIOUS) + DONE + chunk("more") * 5,
+    "usage twice": CONTENT + report(SERIOUS) + report(SERIOUS) + DONE,
+    "usage null": CONTENT + report(None) + DONE,
+    "usage zero": CONTENT + report(counts(0)) + DONE,
+    "usage negative": CONTENT + report(counts(-5)) + DONE,
+    "usage enormous": CONTENT + report(counts(10**18)) + DONE,
+    "usage beyond 64 bits": CONTENT + report(counts(10**30)) + DONE,
+    "usage as text": CONTENT + report(counts("7")) + DONE,
+    "usage first": report(SERIOUS) + CONTENT + DONE,
+    "an event of 10 MB": CONTENT + chunk("x" * 10_000_000) + report(SERIOUS) + DONE,
+}
+
+
+@pytest.fixture
+async def says(settings: Any) -> AsyncIterator[Callable[[bytes], None]]:
+    """Tell the provider what bytes to answer with."""
+    answers: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answers[-1])
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings.PROVIDER_ENVIRONMENT["openai"]["base_url"] = f"http://127.0.0.1:{port}/v1"
+    yield answers.append
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_a_strange_stream_is_one_record_of_what_can_be_true(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, body: str
+) -> None:
+    says(HEAD + b"\r\n" + BODIES[body])
+    answer = await api.chat(stream=True)
+    assert answer.status == 200
+    record = await record_of(tenant)
+    # Either what the provider says in earnest, or an estimate by what was relayed.
+    assert record.output_tokens in (0, TOKENS, TOKENS + 1)
+    assert 0 <= record.input_tokens < 1_000
+    assert 0 <= record.cost_nanos < 10_000_000
+    if body != "an event of 10 MB":
+        assert record.status == Status.FINISHED
+        assert record.output_tokens == (0 if body == "usage zero" else TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("head", "statuses"),
+    [
+        (b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + HEAD, {Status.FINISHED}),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD, {Status.FINISHED}),
+        (HEAD + b"content-length: 100000\r\n", {Status.TRUNCATED}),
+        # What follows the declared body is refused with all of it or not, as it arrives.
+        (HEAD + b"content-length: 200\r\n", {Status.TRUNCATED, Status.UPSTREAM_ERROR}),
+    ],
+)
+async def test_strange_heads_are_read_as_http_says(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, head: bytes, statuses: set[str]
+) -> None:
+    says(
+        head + b"\r\n" + CONTENT + report(SERIOUS) + (DONE if Status.FINISHED in statuses else b"")
+    )
+    await api.chat(stream=True)
+    record = await record_of(tenant)
+    assert record.status in statuses
+    assert record.output_tokens <= TOKENS
