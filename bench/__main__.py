@@ -25,8 +25,12 @@ def on_postgres() -> bool:
         connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {DATABASE}")
         try:
-            url = f"{POSTGRES}/{DATABASE}"
-            return run("Proxied calls, PostgreSQL", "bench.proxy", {"DATABASE_URL": url})
+            environment = {"DATABASE_URL": f"{POSTGRES}/{DATABASE}"}
+            results = [
+                run("Metering and booking, PostgreSQL", "bench.metering", environment),
+                run("Proxied calls, PostgreSQL", "bench.proxy", environment),
+            ]
+            return all(results)
         finally:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
 
@@ -35,6 +39,7 @@ def main() -> None:
     """Run all."""
     results = [
         run("Admission of calls against their limits", "bench.limits", {}),
+        run("Metering and booking, SQLite", "bench.metering", {}),
         run("Proxied calls, SQLite", "bench.proxy", {}),
     ]
     try:
