@@ -25,7 +25,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import ledger, metering
+from billing import ledger, purses
 from billing.models import UsageRecord
 from billing.pricing import Usage
 from gateway import attempts, keys, proxy
@@ -311,7 +311,7 @@ def locked_ledger(stage: Stage) -> Iterator[None]:
     unused = GatewayKey.objects.filter(deployment=tenant.deployment, last_used_at=None)
     until(lambda: not unused.all().exists())
     with pytest.MonkeyPatch.context() as patch, transaction.atomic():
-        patch.setattr(metering, "OPEN_SECONDS_MAX", 0.2)
+        patch.setattr(purses, "HOLD_SECONDS_MAX", 0.2)
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE billing_ledgeraccount IN ACCESS EXCLUSIVE MODE")
