@@ -119,6 +119,8 @@ class Run:
     status: str = Status.UPSTREAM_ERROR
     http_status: int = 502
     error_code: str = ""
+    # The disk has refused the settlement: nobody may be shown the end of this call.
+    is_lost: bool = False
     relayed_tokens: int = 0
     reported_output: int | None = None
     model_served: str = ""
@@ -202,12 +204,19 @@ class Run:
             return None
         return Served(candidate.served_by, candidate.upstream_name, candidate.price)
 
+    def require_kept(self) -> None:
+        """Raises Refusal when the settlement could not be made durable."""
+        if self.is_lost:
+            raise refusals.billing_unavailable()
+
     async def settle(self) -> None:
         """Settle, and wait until it is durable. Returns at once the second time.
 
         The wait is bounded; what is awaited is only that the settlement becomes durable: it is
         written when the wait begins, and a cancelled request has settled, too.
         """
+        if self.is_lost:
+            return
         ending = self.ending()
         if self.attempt is not None:
             self.attempt.is_billed = ending.usage.total > 0
@@ -221,8 +230,8 @@ class Run:
         except TimeoutError:
             log.error("settlement is late", request_id=self.call.opening.request_id)
         except metering.UnableToSettle:
-            # Metering has logged the record it could not keep; the client still gets its end.
             log.exception("settlement failed", request_id=self.call.opening.request_id)
+            self.is_lost = True
 
 
 async def serve_generation(
@@ -657,12 +666,13 @@ async def _end_stream(
 
 
 async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:
-    """What must be durable before the client sees the end."""
+    """What must be durable before the client sees the end. Raises Refusal if it cannot be."""
     rows = state.rows_to_keep(run.translation, run.reply.body, run.recorder, result)
-    if not rows:
+    if rows:
+        await asyncio.gather(run.settle(), state.keep(store, run.caller, rows))
+    else:
         await run.settle()
-        return
-    await asyncio.gather(run.settle(), state.keep(store, run.caller, rows))
+    run.require_kept()
 
 
 def _fail_inside(run: Run, message: str) -> None:

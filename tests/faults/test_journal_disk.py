@@ -105,7 +105,8 @@ def test_a_disk_that_fails_to_sync_ends_the_process_and_another_one_books(
     async def scenario() -> None:
         await asyncio.gather(*(clients.call(f"good-{n}") for n in range(4)))
         switch.touch()
-        await asyncio.gather(*(clients.call(f"failing-{n}") for n in range(4)))
+        failing = await asyncio.gather(*(clients.call(f"failing-{n}") for n in range(4)))
+        assert [seen for seen in failing if seen.saw_end] == []
 
     asyncio.run(scenario())
     process.wait(timeout=60)

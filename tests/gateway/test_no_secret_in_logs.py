@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from deployments import environment
 from gateway import proxy
 from tests import factories
 from tests.gateway.conftest import ApiClient, Provider, Tenant
-from tests.gateway.test_proxy import TEXT, streamed, whole
+from tests.gateway.test_proxy import DONE, TEXT, USAGE_CHUNK, streamed, whole
 
 PROVIDER_KEY = "sk-provider-secret-0123456789"
 USER_KEY = "sk-the-users-own-key-123456"
@@ -176,6 +177,11 @@ async def test_a_failing_settlement_is_logged_without_secrets(
     provider.handler = whole()
     with monkeypatch.context() as patched:
         patched.setattr(metering.Call, "settle", refuse)
-        assert (await api.chat()).status == 200
+        assert (await api.chat()).status == 503
+        # And a stream is cut with an error in the place of its end.
+        provider.handler = streamed(*TEXT, USAGE_CHUNK, DONE)
+        answer = await api.chat(stream=True)
+        assert "[DONE]" not in answer.messages
+        assert json.loads(answer.messages[-1])["error"]["code"] == "service_unavailable"
     assert "settlement failed" in log.formatted.getvalue()
     log.assert_without(api.key, PROVIDER_KEY)
