@@ -25,7 +25,7 @@ from django.db import DatabaseError, close_old_connections
 
 from deployments import environment, routing, serving
 from deployments.models import Deployment, Release
-from deployments.runtime import events, pool
+from deployments.runtime import drivers, events
 from deployments.runtime.driver import (
     Chunk,
     Done,
@@ -363,7 +363,7 @@ class _FunctionAnswer:
     async def run(self, spec: FunctionSpec, event: bytes) -> None:
         """Invoke and answer. A stream that fails half way is left incomplete: it must show."""
         context = InvokeContext(self._request_id, FUNCTION_SECONDS_MAX)
-        async with contextlib.aclosing(pool.current().invoke(spec, event, context)) as items:
+        async with contextlib.aclosing(drivers.current().invoke(spec, event, context)) as items:
             async for item in items:
                 match item:
                     case Head():
@@ -422,4 +422,4 @@ async def _disconnected(receive: Receive) -> None:
 
 async def shutdown() -> None:
     """Stop every running function; for the server's lifespan."""
-    await pool.shutdown()
+    await drivers.shutdown()

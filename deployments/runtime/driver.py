@@ -90,6 +90,10 @@ class Failed:
 Event = Head | Chunk | Done | Failed
 
 
+class UnableToPrepare(Exception):
+    """The driver cannot take the function; the message is for the deployment's owner."""
+
+
 class FunctionDriver(Protocol):
     """Runs functions somewhere."""
 
@@ -105,6 +109,13 @@ class FunctionDriver(Protocol):
         """
         ...
 
+    async def prepare(self, spec: FunctionSpec) -> None:
+        """Make the function ready to be invoked, before its release goes live; idempotent.
+
+        Raises UnableToPrepare: the release then fails, and the one before keeps serving.
+        """
+        ...
+
     async def retire(self, release_id: str) -> None:
         """Stop keeping instances of this release ready; running invocations finish."""
         ...
@@ -114,18 +125,44 @@ class FunctionDriver(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Bridge:
+    """A port of an instance's own loopback that leads, through a socket, to this machine."""
+
+    host: str  # name or address under which functions reach it; must resolve to the loopback
+    port: int
+    socket: str  # file name in `Place.sockets`
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one instance meets this machine: two folders of its own."""
+
+    sockets: Path  # `api.sock` (Runtime API) and those of the bridges; not for writing
+    home: Path  # its only place for temporary files, unless the launcher gives it another
+    bridges: tuple[Bridge, ...] = ()
+
+    @property
+    def api_socket(self) -> Path:
+        """The socket of the instance's Runtime API."""
+        return self.sockets / "api.sock"
+
+
+class UnableToLaunch(Exception):
+    """The launcher cannot start instances here; the message is for the operator."""
+
+
 class Launcher(Protocol):
     """Starts one instance of a function as a process on this machine."""
 
     name: str
     warning: str  # what the operator must know about this driver; may be empty
+    has_own_network: bool  # instances reach nothing of this machine but through bridges
 
-    async def launch(
-        self, spec: FunctionSpec, *, socket_path: Path, folder: Path
-    ) -> asyncio.subprocess.Process:
+    async def launch(self, spec: FunctionSpec, place: Place) -> asyncio.subprocess.Process:
         """A started process in a process group of its own, with pipes for all three streams.
 
-        It connects to the Runtime API at `socket_path` and may write into `folder`. It must end
-        when its stdin ends. Raises OSError when it cannot be started.
+        It connects to the Runtime API at `place.api_socket`. It must end when its stdin ends.
+        Raises UnableToLaunch, or OSError when this one process cannot be started.
         """
         ...

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from deployments.runtime.api import RuntimeApi
-from deployments.runtime.driver import Failed, Failure, FunctionSpec, Launcher
+from deployments.runtime.driver import (
+    Failed,
+    Failure,
+    FunctionSpec,
+    Launcher,
+    Place,
+    UnableToLaunch,
+)
 from deployments.runtime.invocation import Invocation
 from deployments.runtime.output import Output
 
@@ -30,7 +37,8 @@ class Instance:
     def __init__(self, spec: FunctionSpec, folder: Path) -> None:
         self.spec = spec
         self.folder = folder
-        self.api = RuntimeApi(folder / "api.sock")
+        self.place = Place(sockets=folder / "run", home=folder / "tmp")
+        self.api = RuntimeApi(self.place.api_socket)
         self.idle_timer: asyncio.TimerHandle | None = None
         self.is_used = False
         self._process: asyncio.subprocess.Process | None = None
@@ -55,13 +63,12 @@ class Instance:
 
     async def start(self, launcher: Launcher, output: Output, *, timeout_seconds: float) -> None:
         """Start the process and wait until it asks for work. Raises UnableToStart."""
-        home = self.folder / "tmp"
-        await asyncio.to_thread(home.mkdir, mode=0o700, parents=True)
+        await asyncio.to_thread(self._make_folders)
         await self.api.start()
         try:
-            process = await launcher.launch(
-                self.spec, socket_path=self.api.socket_path, folder=home
-            )
+            process = await launcher.launch(self.spec, self.place)
+        except UnableToLaunch as error:
+            raise UnableToStart(str(error)) from None
         except OSError as error:
             raise UnableToStart(f"The function's process could not be started: {error}.") from None
         self._process = process
@@ -70,6 +77,10 @@ class Instance:
                 self._tasks.append(asyncio.create_task(output.read(stream)))
         self._tasks.append(asyncio.create_task(self._watch(process)))
         await self._wait_until_ready(timeout_seconds)
+
+    def _make_folders(self) -> None:
+        for folder in (self.place.sockets, self.place.home):
+            folder.mkdir(mode=0o700, parents=True)
 
     async def _wait_until_ready(self, timeout_seconds: float) -> None:
         ready = asyncio.create_task(self.api.ready.wait())

