@@ -5,7 +5,7 @@ drivers that run them on this machine implement Launcher and share the pool.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -116,8 +116,15 @@ class FunctionDriver(Protocol):
         """
         ...
 
-    async def retire(self, release_id: str) -> None:
-        """Stop keeping instances of this release ready; running invocations finish."""
+    async def retire(self, spec: FunctionSpec) -> None:
+        """Keep nothing of this release of the function ready; running invocations finish.
+
+        It may be prepared again, when people go back to the release.
+        """
+        ...
+
+    async def delete(self, deploy_id: str, function_names: Collection[str]) -> None:
+        """Keep nothing of a deleted deployment, which had functions of these names; idempotent."""
         ...
 
     async def close(self) -> None:

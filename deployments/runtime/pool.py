@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,15 @@ class Pool:
     async def prepare(self, spec: FunctionSpec) -> None:
         """See FunctionDriver. Nothing to do: an instance starts from the release's folder."""
 
-    async def retire(self, release_id: str) -> None:
+    async def retire(self, spec: FunctionSpec) -> None:
         """See FunctionDriver."""
+        for instance in list(self._idle.get(spec.key, ())):
+            self._discard(instance)
+
+    async def delete(self, deploy_id: str, function_names: Collection[str]) -> None:
+        """See FunctionDriver. Every function of the deployment goes, whatever its name."""
         for instance in list(itertools.chain.from_iterable(self._idle.values())):
-            if instance.spec.release_id == release_id:
+            if instance.spec.deploy_id == deploy_id:
                 self._discard(instance)
 
     # --- The pool itself ---------------------------------------------------------------------

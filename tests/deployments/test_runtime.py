@@ -480,8 +480,20 @@ async def test_retiring_a_release_ends_its_idle_instances(
 ) -> None:
     spec = write_function("export const handler = async () => process.pid")
     pid = int(body_of(await invoke(pool, spec)))
-    await pool.retire(spec.release_id)
+    await pool.retire(spec)
     await until_gone(pid)
+
+
+async def test_deleting_a_deployment_ends_its_idle_instances_and_no_others(
+    pool: Pool, write_function: Write
+) -> None:
+    code = "export const handler = async () => process.pid"
+    mine = write_function(code)
+    theirs = replace(mine, deployment_id=2, deploy_id="app-2", release_id="rel_2")
+    my_pid, their_pid = [int(body_of(await invoke(pool, spec))) for spec in (mine, theirs)]
+    await pool.delete("app-1", ["api"])
+    await until_gone(my_pid)
+    assert int(body_of(await invoke(pool, theirs))) == their_pid
 
 
 async def test_closing_ends_what_the_function_started_too(
