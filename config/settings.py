@@ -185,6 +185,8 @@ EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD")
 EMAIL_USE_TLS = env.flag("EMAIL_USE_TLS", default=True)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.text("EMAIL_FROM", f"AI Gateway <gateway@{_public.hostname}>")
+# Whom people of a suspended organization turn to: an address or a page.
+SUPPORT_CONTACT = env.text("SUPPORT_CONTACT", "whoever runs this platform")
 # Webhooks go to public https addresses alone, except on a machine of one's own.
 WEBHOOKS_TO_LOOPBACK = env.flag("WEBHOOKS_TO_LOOPBACK", default=EMBEDDED or DEBUG)
 SESSION_COOKIE_AGE = 8 * 3600

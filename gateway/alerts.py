@@ -18,7 +18,7 @@ from django.db.models import Q, QuerySet
 from billing import money, spending
 from gateway import allowances, budgets
 from gateway.models import Alert, Limit
-from orgs import deliveries
+from orgs import deliveries, suspension
 from orgs.models import Membership, Organization
 
 THRESHOLDS = (50, 80, 100)
@@ -48,7 +48,7 @@ class Measure:
 def notice(*, at: datetime) -> int:
     """Note every threshold that was passed since last time; how many. `at` in UTC."""
     active = spending.organizations_since(at - ACTIVE_FOR)
-    organizations = Organization.objects.filter(pk__in=active, status=Organization.Status.ACTIVE)
+    organizations = Organization.objects.filter(suspension.is_not(at=at), pk__in=active)
     return sum(notice_of(organization, at=at) for organization in organizations)
 
 

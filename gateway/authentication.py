@@ -2,7 +2,8 @@
 `x-goog-api-key`.
 
 Owns the order of checks: form first (no storage is touched for a malformed key), then the caller
-from the snapshot, then a constant-time comparison of digests. Every failure is the same 401.
+from the snapshot, then a constant-time comparison of digests. Every failure is the same 401; that
+its organization is suspended is told to whoever has a working key alone.
 """
 
 import hmac
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 
 from gateway import keys, refusals
 from gateway.snapshot import Caller, Snapshot, UnableToLoad
-from orgs import digests
+from orgs import digests, suspension
 
 KEY_BYTES_MAX = 512
 # Anthropic's and Google's clients send the key there.
@@ -23,7 +24,7 @@ NO_DIGEST = "0" * 64
 async def authenticate(
     headers: Iterable[tuple[bytes, bytes]], snapshot: Snapshot
 ) -> tuple[Caller, int]:
-    """The caller and the id of the key used. Raises Refusal (401, 403 from a browser, 503)."""
+    """The caller and the id of the key used. Raises Refusal (401, 403, 503)."""
     key, has_origin = _read_headers(headers)
     if not key:
         raise refusals.missing_key()
@@ -40,6 +41,8 @@ async def authenticate(
     if has_origin:
         snapshot.mark_exposed(key_id)
         raise refusals.key_used_from_browser()
+    if caller.is_suspended:
+        raise refusals.organization_suspended(suspension.explain_to_caller())
     snapshot.touch(key_id)
     return caller, key_id
 

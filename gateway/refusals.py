@@ -111,6 +111,11 @@ def key_used_from_browser() -> Refusal:
     )
 
 
+def organization_suspended(message: str) -> Refusal:
+    """Staff have stopped the organization; `message` says whom to contact."""
+    return Refusal(403, INVALID, message, code="organization_suspended")
+
+
 def key_in_url() -> Refusal:
     """A key in the query string ends up in logs and histories."""
     return Refusal(

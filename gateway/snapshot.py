@@ -1,9 +1,10 @@
 """What the hot path knows without asking the database: callers by deployId, and the catalog.
 
 Owns freshness: an entry is used as it is for half a second, renewed in the background until it is
-a second old, and never used after that. So a revoked key, a deleted deployment or a changed price
-takes effect on every process within one second, however the change was made. The database is asked
-in threads of its own; must never be waited for by a call whose entries are fresh.
+a second old, and never used after that. So a revoked key, a deleted deployment, a suspended
+organization or a changed price takes effect on every process within one second, however the change
+was made. The database is asked in threads of its own; must never be waited for by a call whose
+entries are fresh.
 """
 
 import asyncio
@@ -26,7 +27,6 @@ from gateway import allowances, catalog
 from gateway.models import GatewayKey
 from gateway.threads import DatabaseThreads
 from gateway.windows import ScopeLimits
-from orgs.models import Organization
 
 RENEW_AFTER_SECONDS = 0.5
 REFUSE_AFTER_SECONDS = 1.0
@@ -68,6 +68,7 @@ class Caller:
     keys: tuple[KeyFacts, ...]
     # Of the deployment's calls, narrowest scope first; those of scope "key" are of one key each.
     limits: tuple[ScopeLimits, ...] = ()
+    is_suspended: bool = False
 
 
 @dataclass(slots=True)
@@ -240,7 +241,7 @@ def _write(name: str, key_id: int) -> None:
 
 
 def load_caller(deploy_id: str) -> Caller | None:
-    """The caller as the database knows it; None for unknown, deleted or suspended."""
+    """The caller as the database knows it; None for unknown or deleted."""
     deployment = (
         Deployment.objects.select_related("workspace__organization__terms")
         .filter(deploy_id=deploy_id, deleted_at=None)
@@ -249,8 +250,6 @@ def load_caller(deploy_id: str) -> Caller | None:
     if deployment is None:
         return None
     organization = deployment.workspace.organization
-    if organization.status != Organization.Status.ACTIVE:
-        return None
     keys = list(
         GatewayKey.objects.filter(
             Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
@@ -270,4 +269,5 @@ def load_caller(deploy_id: str) -> Caller | None:
             for key in keys
         ),
         limits=allowances.for_caller(deployment, [key.pk for key in keys]),
+        is_suspended=organization.is_suspended(at=timezone.now()),
     )

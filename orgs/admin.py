@@ -65,8 +65,8 @@ class WorkspaceInline(TabularInline):
 class OrganizationAdmin(ModelAdmin):
     """Customers, with their members and workspaces."""
 
-    list_display = ("name", "slug", "status", "public_id", "created_at")
-    list_filter = ("status",)
+    list_display = ("name", "slug", "public_id", "suspended_at", "created_at")
+    list_filter = (("suspended_at", admin.EmptyFieldListFilter),)
     search_fields = ("name", "slug", "public_id", "memberships__user__email")
     prepopulated_fields = {"slug": ("name",)}
     readonly_fields = ("public_id", "created_at")

@@ -8,10 +8,10 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from orgs import tokens
+from orgs import suspension, tokens
 from orgs.models import WorkspaceToken
 
 
@@ -30,7 +30,10 @@ class WorkspaceTokenAuthentication(BaseAuthentication):
     """Turns a bearer token into a WorkspaceCaller, or refuses with 401."""
 
     def authenticate(self, request: Request) -> tuple[WorkspaceCaller, WorkspaceToken]:
-        """The caller. Raises AuthenticationFailed; the text never says which check failed."""
+        """The caller. Raises AuthenticationFailed; the text never says which check failed.
+
+        Raises PermissionDenied (403) for a suspended organization: to whoever has its token alone.
+        """
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise AuthenticationFailed(
@@ -43,6 +46,8 @@ class WorkspaceTokenAuthentication(BaseAuthentication):
                 "This workspace token is not valid. Create one in the console under Tokens.",
                 "invalid_token",
             ) from None
+        if token.workspace.organization.is_suspended(at=timezone.now()):
+            raise PermissionDenied(suspension.explain_to_caller(), "organization_suspended")
         return WorkspaceCaller(token), token
 
     def authenticate_header(self, request: Request) -> str:

@@ -11,10 +11,11 @@ from typing import Any, Concatenate, ParamSpec
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django_htmx.middleware import HtmxDetails
 
-from orgs import access
+from orgs import access, suspension
 from orgs.models import Membership, Organization, User
 
 Arguments = ParamSpec("Arguments")
@@ -79,13 +80,23 @@ def owner_page(page: Page[Arguments]) -> RoutedPage:
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """`organization`, `memberships`, what the member may do: when a console page set them."""
+    """`organization`, `memberships`, what the member may do: when a console page set them.
+
+    `suspension`: what to tell members of a suspended organization, else "".
+    """
     membership = getattr(request, "membership", None)
     return {
         "membership": membership,
         "organization": membership.organization if membership else None,
         "memberships": getattr(request, "memberships", []),
+        "suspension": _suspension(membership),
         "may_manage": membership is not None and membership.role in access.MAY_MANAGE,
         "may_set_limits": membership is not None and membership.role in access.MAY_SET_LIMITS,
         "may_pay": membership is not None and membership.role in access.MAY_PAY,
     }
+
+
+def _suspension(membership: Membership | None) -> str:
+    if membership is None or not membership.organization.is_suspended(at=timezone.now()):
+        return ""
+    return suspension.explain_to_member(membership.organization)

@@ -67,23 +67,40 @@ class User(AbstractUser):
 
 
 class Organization(models.Model):
-    """A customer: owns credits, workspaces and members."""
-
-    class Status(models.TextChoices):
-        ACTIVE = "ACTIVE", "Active"
-        SUSPENDED = "SUSPENDED", "Suspended"
+    """A customer: owns credits, workspaces and members. See orgs/suspension.py."""
 
     public_id = models.CharField(max_length=32, unique=True, default=organization_id)
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=60, unique=True)
-    status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    suspended_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="From then on its AI calls and deploys are refused; its sites stay. "
+        "Empty this and the reason to lift the suspension.",
+    )
+    suspension_reason = models.CharField(
+        max_length=300, blank=True, help_text="Its members read this in the console."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ("name",)
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="orgs_suspension_has_time_and_reason",
+                condition=models.Q(suspended_at=None, suspension_reason="")
+                | (models.Q(suspended_at__isnull=False) & ~models.Q(suspension_reason="")),
+                violation_error_message="A suspension has a time and a reason; without one, "
+                "leave both empty.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+    def is_suspended(self, *, at: datetime) -> bool:
+        """Whether staff have stopped its AI calls and deploys at `at`."""
+        return self.suspended_at is not None and self.suspended_at <= at
 
 
 class Workspace(models.Model):

@@ -16,11 +16,19 @@ from orgs.models import Membership, Organization, User, Workspace
 
 _numbers = itertools.count(1)
 PASSWORD = "correct horse battery"
+SUSPENSION_REASON = "The card of the last invoice was stolen."
 
 
 def make_organization(*, name: str = "Acme") -> Organization:
     number = next(_numbers)
     return Organization.objects.create(name=name, slug=f"{name.lower()}-{number}")
+
+
+def suspend(organization: Organization, *, at: datetime) -> None:
+    """What staff do in the admin."""
+    organization.suspended_at, organization.suspension_reason = at, SUSPENSION_REASON
+    organization.full_clean()
+    organization.save()
 
 
 def make_workspace(*, organization: Organization | None = None, name: str = "main") -> Workspace:

@@ -1,4 +1,4 @@
-"""Prices, credit and keys change while calls run: what has begun goes on as it began."""
+"""Prices, credit, keys and their owners change while calls run: what has begun goes on."""
 
 import asyncio
 
@@ -31,6 +31,24 @@ from gateway import provisioning
 from orgs.models import Workspace
 provisioning.revoke(Workspace.objects.get(name="playground"), at=timezone.now())
 """
+DELETE = """
+from django.utils import timezone
+from deployments import deploying
+from gateway.models import GatewayKey
+deploying.delete(GatewayKey.objects.get().deployment, at=timezone.now())
+"""
+SUSPEND = """
+from django.utils import timezone
+from orgs.models import Organization
+Organization.objects.filter(slug="demo").update(
+    suspended_at=timezone.now(), suspension_reason="The card was stolen.")
+"""
+# What is done to whom a call is made for; the status of calls from then on, and its code.
+ENDINGS = {
+    "the key is revoked": (REVOKE, 401, "invalid_api_key"),
+    "the deployment is deleted": (DELETE, 401, "invalid_api_key"),
+    "the organization is suspended": (SUSPEND, 403, "organization_suspended"),
+}
 
 
 async def call_until(clients: Clients, name: str, status: int) -> Seen:
@@ -43,30 +61,32 @@ async def call_until(clients: Clients, name: str, status: int) -> Seen:
     return seen
 
 
-def test_calls_keep_their_price_and_a_revoked_key_opens_no_more(platform, upstream):
+def begin_streams(clients: Clients) -> list["asyncio.Task[Seen]"]:
+    """Streams of some seconds."""
+    return [
+        asyncio.create_task(clients.call(f"running-{number}", tokens=TOKENS, pause_ms=40))
+        for number in range(8)
+    ]
+
+
+def test_calls_keep_the_price_they_began_at_and_credit_arrives(platform, upstream):
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
 
-    async def scenario() -> tuple[list[Seen], Seen]:
-        running = [
-            asyncio.create_task(clients.call(f"running-{number}", tokens=TOKENS, pause_ms=40))
-            for number in range(8)
-        ]
+    async def scenario() -> list[Seen]:
+        running = begin_streams(clients)
         await until(lambda: all(seen.delivered for seen in clients.seen))
         await asyncio.to_thread(platform.python, CHANGE)
         for number in range(20):
             await clients.call(f"dearer-{number}")
             await asyncio.sleep(0.2)
-        await asyncio.to_thread(platform.python, REVOKE)
-        refused = await call_until(clients, "revoked", 401)
-        return await asyncio.gather(*running), refused
+        return await asyncio.gather(*running)
 
-    running, refused = asyncio.run(scenario())
+    running = asyncio.run(scenario())
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
-    assert refused.status == 401
-    assert all(seen.saw_end for seen in running)
-    costs = {name: books.by_request[request_id]["cost"] for name, request_id in _ids(clients)}
+    assert all(seen.saw_end for seen in clients.seen)
+    costs = {seen.name: books.by_request[seen.request_id]["cost"] for seen in clients.seen}
     old = TOKENS * OUTPUT_NANOS + PROMPT * INPUT_NANOS
     assert {costs[seen.name] for seen in running} == {old}
     assert costs["dearer-19"] == 2 * (12 * OUTPUT_NANOS + PROMPT * INPUT_NANOS)
@@ -74,5 +94,24 @@ def test_calls_keep_their_price_and_a_revoked_key_opens_no_more(platform, upstre
     assert books.posted == 26 * 10**9 - sum(costs.values())
 
 
-def _ids(clients: Clients) -> list[tuple[str, str]]:
-    return [(seen.name, seen.request_id) for seen in clients.seen if seen.status == 200]
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nobody_gets_in_any_more_and_streams_end_and_are_billed(platform, upstream, ending):
+    change, status, code = ENDINGS[ending]
+    _, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+
+    async def scenario() -> tuple[Seen, Seen, list[Seen]]:
+        running = begin_streams(clients)
+        await until(lambda: all(seen.delivered for seen in clients.seen))
+        await asyncio.to_thread(platform.python, change)
+        refused = await call_until(clients, "refused", status)
+        later = await clients.call("later")
+        return refused, later, await asyncio.gather(*running)
+
+    refused, later, running = asyncio.run(scenario())
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert (refused.status, later.status) == (status, status)
+    assert code in refused.error
+    assert all(seen.saw_end for seen in running), running
+    assert {books.by_request[seen.request_id]["status"] for seen in running} == {"FINISHED"}

@@ -136,8 +136,7 @@ def test_suspended_and_idle_organizations_are_not_looked_at(
     budget(deployment, monthly_budget_nanos=1)
     spend(deployment, price, 10)
     assert alerts.notice(at=NOW + alerts.ACTIVE_FOR + timedelta(hours=1)) == 0
-    organization.status = Organization.Status.SUSPENDED
-    organization.save()
+    factories.suspend(organization, at=NOW)
     assert alerts.notice(at=NOW) == 0
 
 

@@ -13,6 +13,7 @@ from gateway import keys, refusals
 from gateway.app import GatewayApp
 from gateway.models import GatewayKey
 from orgs.models import Organization
+from tests import factories
 from tests.gateway.conftest import Answer, ApiClient, Tenant, until
 
 MISSING = ("", "Basic YTpi", "Bearer", "Bearer   ", "Token abc")
@@ -99,13 +100,33 @@ def _dead_keys(tenant: Tenant) -> dict[str, str]:
     deleted = make_tenant(dollars=0)
     Deployment.objects.filter(pk=deleted.deployment.pk).update(deleted_at=now)
     found["deleted deployment"] = deleted.key
-    suspended = make_tenant(dollars=0)
-    Organization.objects.filter(pk=suspended.organization.pk).update(
-        status=Organization.Status.SUSPENDED
-    )
-    found["suspended organization"] = suspended.key
     connection.close()
     return found
+
+
+async def test_a_suspended_organization_is_told_so_and_lifting_it_lets_it_in_again(
+    api: ApiClient, tenant: Tenant
+) -> None:
+    assert (await models(api)).status == 200
+    await sync_to_async(factories.suspend)(tenant.organization, at=timezone.now())
+
+    async def is_refused() -> bool:
+        return (await models(api)).status == 403
+
+    await until(is_refused)
+    answer = await models(api)
+    assert answer.json["error"]["code"] == "organization_suspended"
+    assert "Contact whoever runs this platform." in answer.json["error"]["message"]
+    assert factories.SUSPENSION_REASON not in answer.body.decode()
+    # Whoever has no working key of it learns nothing.
+    wrong = tenant.key[:-1] + ("a" if tenant.key[-1] != "a" else "b")
+    assert (await models(api, key=wrong)).status == 401
+    await Organization.objects.aupdate(suspended_at=None, suspension_reason="")
+
+    async def is_let_in() -> bool:
+        return (await models(api)).status == 200
+
+    await until(is_let_in)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from billing.models import UsageRecord
 from billing.pricing import Usage
 from gateway import attempts, keys, proxy
 from gateway.models import GatewayKey, Limit
-from orgs.models import Organization
 from tests import factories
 from tests.gateway.conftest import DOLLAR, Tenant, make_tenant
 from tests.gateway.sdks import SDKS, Changing, Heard, Sdk, edited, with_members
@@ -154,8 +153,7 @@ def _make_tenants() -> dict[str, Tenant]:
     keys.rotate(made["expired"].deployment, expires_at=now - timedelta(seconds=1), at=now)
     made["deleted"].deployment.deleted_at = now
     made["deleted"].deployment.save()
-    made["suspended"].organization.status = Organization.Status.SUSPENDED
-    made["suspended"].organization.save()
+    factories.suspend(made["suspended"].organization, at=now)
     made["poor"] = make_tenant(dollars=0)
     # One call may write 16,384 tokens at a hundred-thousandth of a dollar: enough for one, and not
     # for the beginning of another.
@@ -438,7 +436,16 @@ ROWS = (
     Row("revoked key", Situation(key="revoked"), **INVALID_KEY),
     Row("expired key", Situation(key="expired"), **INVALID_KEY),
     Row("deleted deployment", Situation(key="deleted"), **INVALID_KEY),
-    Row("suspended organization", Situation(key="suspended"), **INVALID_KEY),
+    Row(
+        "suspended organization",
+        Situation(key="suspended"),
+        status=403,
+        type=INVALID,
+        code="organization_suspended",
+        message=r"^This organization is suspended\. Contact whoever runs this platform\.$",
+        anthropic=(403, "permission_error"),
+        gemini=(403, "PERMISSION_DENIED"),
+    ),
     Row(
         "key used in a browser",
         Situation(
@@ -947,7 +954,7 @@ SHAPES = {
 def test_nobody_learns_why_a_key_does_not_work(stage: Stage, kind: type[Sdk]) -> None:
     sdk = stage.sdk(kind, stage.served.url, retries=2)
     heard = set()
-    for key in (WRONG_KEY, "revoked", "expired", "deleted", "suspended"):
+    for key in (WRONG_KEY, "revoked", "expired", "deleted"):
         with stage.enter(Situation(key=key)), pytest.raises(kind.base) as caught:
             sdk.ask(GPT)
         answer = sdk.hear(caught.value)

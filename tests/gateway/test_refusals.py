@@ -38,6 +38,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.PermissionDeniedError,
     ),
     (
+        refusals.organization_suspended("Suspended."),
+        *(403, refusals.INVALID, "organization_suspended", None, {}),
+        openai.PermissionDeniedError,
+    ),
+    (
         refusals.unknown_path("POST", "/v1/xyz"),
         *(404, refusals.INVALID, None, None, {}),
         openai.NotFoundError,
@@ -305,6 +310,7 @@ def test_every_constructor_is_in_the_table() -> None:
 
 
 ARGUMENTS: dict[str, Any] = {
+    "organization_suspended": {"message": "Suspended."},
     "wrong_key": {"key": "aig_0123456789abcdefghij"},
     "unknown_path": {"method": "POST", "path": "/v1/xyz"},
     "wrong_method": {"allowed": "POST"},
