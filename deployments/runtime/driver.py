@@ -173,3 +173,10 @@ class Launcher(Protocol):
         Raises UnableToLaunch, or OSError when this one process cannot be started.
         """
         ...
+
+    async def ended(self, spec: FunctionSpec, place: Place, exit_status: int) -> str:
+        """Free what the launcher keeps for an ended instance, and say for the log how it ended.
+
+        `exit_status` is the process's; negative: the signal that killed it.
+        """
+        ...

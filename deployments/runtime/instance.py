@@ -45,6 +45,7 @@ class Instance:
         self._tasks: list[asyncio.Task[None]] = []
         self._exited = asyncio.Event()
         self._stopping = False
+        self._ending = ""  # how the process ended, once it has
 
     @property
     def is_alive(self) -> bool:
@@ -75,7 +76,7 @@ class Instance:
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 self._tasks.append(asyncio.create_task(output.read(stream)))
-        self._tasks.append(asyncio.create_task(self._watch(process)))
+        self._tasks.append(asyncio.create_task(self._watch(process, launcher)))
         await self._wait_until_ready(timeout_seconds)
 
     def _make_folders(self) -> None:
@@ -94,7 +95,7 @@ class Instance:
         if self.api.init_error.done():
             raise UnableToStart(self.api.init_error.result())
         if self._exited.is_set():
-            raise UnableToStart(f"The function ended while loading: {self._exit_text()}.")
+            raise UnableToStart(f"The function ended while loading: {self._ending}.")
         if not self.api.ready.is_set():
             raise UnableToStart(
                 f"The function did not load within {timeout_seconds:.2f} seconds: "
@@ -120,8 +121,9 @@ class Instance:
             for wait in waits:
                 wait.cancel()
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        await process.wait()
+    async def _watch(self, process: asyncio.subprocess.Process, launcher: Launcher) -> None:
+        exit_status = await process.wait()
+        self._ending = await launcher.ended(self.spec, self.place, exit_status)
         self._exited.set()
         self._fail_current()
 
@@ -132,16 +134,8 @@ class Instance:
         if self._stopping:
             failed = Failed(Failure.PLATFORM, "The server stopped while the function was running.")
         else:
-            failed = Failed(Failure.CRASH, f"The function's process ended: {self._exit_text()}.")
+            failed = Failed(Failure.CRASH, f"The function's process ended: {self._ending}.")
         current.fail(failed)
-
-    def _exit_text(self) -> str:
-        code = self._process.returncode if self._process else None
-        if code is None or code >= 0:
-            return f"exit status {code}"
-        name = signal.Signals(-code).name
-        limit = f" (memory limit {self.spec.memory_mb} MB)"
-        return f"killed by {name}" + (limit if -code in (signal.SIGABRT, signal.SIGKILL) else "")
 
     async def stop(self) -> None:
         """Kill the process group and remove the socket and folder. Safe to call twice."""

