@@ -32,7 +32,8 @@ FUNCTION_FILE = re.compile(r"functions/[^/]+\.func/")
 STATIC_TEXT_SUFFIXES = frozenset(
     {".html", ".htm", ".js", ".mjs", ".cjs", ".css", ".json", ".map", ".txt", ".svg", ".xml", ".md"}
 )
-HIDDEN_BUILD_FOLDERS = (".next", ".open-next")
+# Not `.open-next`: OpenNext's server names that folder in every bundle and never reads it.
+HIDDEN_BUILD_FOLDERS = (".next",)
 # Where build tools put the folder people meant.
 USUAL_OUTPUTS = (".vercel/output", ".open-next", "dist", "build", "out", "output")
 # Gateway keys, and provider keys of the `sk-` family. The second also fits CSS class names such as

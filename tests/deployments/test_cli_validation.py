@@ -202,14 +202,17 @@ def test_a_linked_package_is_explained(tmp_path: Path) -> None:
     assert "1 symbolic link(s) left out" in warning.message
 
 
-@pytest.mark.parametrize("hidden", [".next", ".open-next"])
-def test_a_hidden_build_folder_that_was_not_copied_is_a_warning(
-    tmp_path: Path, hidden: str
-) -> None:
-    text = f'const folder = join(import.meta.dirname, "{hidden}/server");\n{HANDLER}'
-    assert f"mentions {hidden}/" in only(check_function(tmp_path / "without", text)).message
-    files = {f"packages/web/{hidden}/server/a.json": "{}"}
+def test_a_hidden_build_folder_that_was_not_copied_is_a_warning(tmp_path: Path) -> None:
+    text = f'const folder = join(import.meta.dirname, ".next/server");\n{HANDLER}'
+    assert "mentions .next/" in only(check_function(tmp_path / "without", text)).message
+    files = {"packages/web/.next/server/a.json": "{}"}
     assert check_function(tmp_path / "with", text, **files) == []
+
+
+def test_the_folder_that_the_server_of_opennext_names_but_never_reads_is_none(
+    tmp_path: Path,
+) -> None:
+    assert check_function(tmp_path, f'const dir = join(root, ".open-next");\n{HANDLER}') == []
 
 
 def test_a_plain_env_file_is_a_warning(tmp_path: Path) -> None:
