@@ -14,12 +14,10 @@ from tests.journeys.conftest import ROOT, Platform, wait_for
 CHAT_APP = str(ROOT / "examples" / "chat-app")
 
 
-def deploy(platform: Platform, name: str) -> str:
-    """The deployId of the chat app, deployed by our client under the prefix `name`."""
+def deploy(platform: Platform, name: str, app: str = CHAT_APP) -> str:
+    """The deployId of an app, deployed by our client under the prefix `name`."""
     flags = ["--api-url", platform.facts["api_url"], "--api-token", platform.facts["auth_token"]]
-    done = platform.command(
-        "-m", "deployments.cli", *flags, "deploy", CHAT_APP, "--id", name, "--json"
-    )
+    done = platform.command("-m", "deployments.cli", *flags, "deploy", app, "--id", name, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return str(json.loads(done.stdout)["deployId"])
 
