@@ -25,14 +25,29 @@ ENTRIES_MAX = 10_000
 FOLDERS_MAX = 20_000  # a single name can stand for 250 of them
 NAME_BYTES_MAX = 512
 SEGMENT_BYTES_MAX = 255
+COMMENT_BYTES_MAX = 1024
 CHUNK_BYTES = 64 * 1024
+# What the platform itself puts beside a bundle's files; no entry may have that name.
+RESERVED_FOLDER = ".platform"
+# Characters that turn the reading order of what follows, so that a name looks like another one
+# (Unicode Standard Annex 9), and the two that end a line or a paragraph.
+DECEPTIVE = frozenset(
+    "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 # Ten thousand entries with the longest names and ordinary extra fields need less than this.
 DIRECTORY_BYTES_MAX = 8 * MIB
 
 FLAG_ENCRYPTED = 0x1 | 0x40 | 0x2000  # traditional, strong, masked headers (APPNOTE 4.4.4)
 FLAG_PATCH = 0x20
+FLAG_DESCRIPTOR = 0x8  # checksum and sizes follow the body, in place of the local header
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE 4.3.7
 LOCAL_SIGNATURE = b"PK\x03\x04"
+END_BYTES, END_SIGNATURE = 22, b"PK\x05\x06"  # APPNOTE 4.3.16
+DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
+# Checksum, compressed and plain size: 4.3.9 and its zip64 form.
+DESCRIPTORS = (struct.Struct("<3I"), struct.Struct("<IQQ"))
+ELSEWHERE = 0xFFFFFFFF  # a size that stands in the zip64 field
+DIFFERS = "is described differently at two places of the zip"
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
@@ -101,6 +116,7 @@ def unpack(bundle: BinaryIO, into: Path, budget: Budget | None = None) -> Unpack
         raise ValueError(f"{into} is not empty.")
     budget = budget or Budget()
     archive, infos = _read_directory(bundle)
+    _check_edges(bundle, archive, infos)
     folders = _check_names(infos)
     entries = _locate_bodies(bundle, infos, directory_offset=archive.start_dir)
     for folder in sorted(folders):  # a parent sorts before what is in it
@@ -130,6 +146,21 @@ def _read_directory(bundle: BinaryIO) -> tuple[zipfile.ZipFile, list[zipfile.Zip
             f"The zip has {len(infos):,} entries; at most {ENTRIES_MAX:,} are allowed."
         )
     return archive, infos
+
+
+def _check_edges(bundle: BinaryIO, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> None:
+    """Nothing before the first entry, nothing behind the end, no long comment.
+
+    Readers disagree about which directory of such a file counts: what one of them checked is not
+    what another one would unpack.
+    """
+    if min(info.header_offset for info in infos) != 0:
+        raise UnableToReadBundle("The zip has data before its first entry.")
+    if len(archive.comment) > COMMENT_BYTES_MAX:
+        raise UnableToReadBundle(f"The zip's comment is longer than {COMMENT_BYTES_MAX:,} bytes.")
+    bundle.seek(-END_BYTES - len(archive.comment), os.SEEK_END)
+    if not bundle.read(END_BYTES).startswith(END_SIGNATURE):
+        raise UnableToReadBundle("The zip has data behind its end.")
 
 
 def _refuse(name: str, problem: str) -> UnableToReadBundle:
@@ -178,17 +209,25 @@ def _check_name(name: str) -> None:
         raise _refuse(name, f"the name is longer than {NAME_BYTES_MAX} bytes")
     if name.startswith("/"):
         raise _refuse(name, "the path is absolute")
-    if "\\" in name or ":" in name:
-        raise _refuse(name, "the name contains a backslash or colon; separate folders with /")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        raise _refuse(name, "the name contains a control character")
-    if unicodedata.normalize("NFC", name) != name:
-        raise _refuse(name, "the name is not in Unicode normal form C")
+    _check_characters(name)
+    if name.split("/")[0].casefold() == RESERVED_FOLDER:
+        raise _refuse(name, f"the name {RESERVED_FOLDER} at the top is the platform's own")
     for segment in name.removesuffix("/").split("/"):
         if segment in {"", ".", ".."}:
             raise _refuse(name, f"the path contains {segment!r} as a step")
         if len(segment.encode()) > SEGMENT_BYTES_MAX:
             raise _refuse(name, f"a step of the path is longer than {SEGMENT_BYTES_MAX} bytes")
+
+
+def _check_characters(name: str) -> None:
+    if "\\" in name or ":" in name:
+        raise _refuse(name, "the name contains a backslash or colon; separate folders with /")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+        raise _refuse(name, "the name contains a control character")
+    if DECEPTIVE & set(name):
+        raise _refuse(name, "the name contains a character that hides how it reads")
+    if unicodedata.normalize("NFC", name) != name:
+        raise _refuse(name, "the name is not in Unicode normal form C")
 
 
 def _check_kind(name: str, info: zipfile.ZipInfo) -> None:
@@ -197,11 +236,14 @@ def _check_kind(name: str, info: zipfile.ZipInfo) -> None:
         raise _refuse(name, "is encrypted")
     if info.flag_bits & FLAG_PATCH or info.compress_type not in METHODS:
         raise _refuse(name, "uses a compression method other than store or deflate")
-    kind = stat.S_IFMT(info.external_attr >> 16)
+    mode = info.external_attr >> 16
+    kind = stat.S_IFMT(mode)
     if kind == stat.S_IFLNK:
         raise _refuse(name, "is a symbolic link; put the file itself into the zip")
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise _refuse(name, "is neither a file nor a folder")
+    if kind == stat.S_IFREG and mode & (stat.S_ISUID | stat.S_ISGID):
+        raise _refuse(name, "has the set-user-id or set-group-id bit")
     is_folder = name.endswith("/")
     if kind and (kind == stat.S_IFDIR) != is_folder:
         raise _refuse(name, "is a folder by its mode or its name, but not by both")
@@ -227,6 +269,8 @@ def _locate_bodies(
             )
         body_offset = _body_offset(bundle, info)
         free_from = body_offset + info.compress_size
+        if info.flag_bits & FLAG_DESCRIPTOR:
+            free_from += _descriptor_bytes(bundle, info, at=free_from)
         if free_from > directory_offset:
             raise _refuse(name, "reaches into the zip's directory")
         previous = name
@@ -241,14 +285,37 @@ def _body_offset(bundle: BinaryIO, info: zipfile.ZipInfo) -> int:
     raw = bundle.read(LOCAL_HEADER.size)
     if len(raw) < LOCAL_HEADER.size or not raw.startswith(LOCAL_SIGNATURE):
         raise _refuse(info.orig_filename, "has no header where the zip's directory says")
-    _, _, flags, method, *_, name_length, extra_length = LOCAL_HEADER.unpack(raw)
+    _, _, flags, method, _, _, checksum, packed, plain, name_length, extra_length = (
+        LOCAL_HEADER.unpack(raw)
+    )
     try:
         local_name = bundle.read(name_length).decode("utf-8" if flags & 0x800 else "cp437")
     except UnicodeDecodeError:
         local_name = ""
-    if local_name != info.orig_filename or method != info.compress_type:
-        raise _refuse(info.orig_filename, "is described differently at two places of the zip")
+    differs = local_name != info.orig_filename or method != info.compress_type
+    if (flags ^ info.flag_bits) & (FLAG_DESCRIPTOR | FLAG_ENCRYPTED):
+        differs = True
+    if not flags & FLAG_DESCRIPTOR:
+        differs |= checksum != info.CRC
+        differs |= packed not in {info.compress_size, ELSEWHERE}
+        differs |= plain not in {info.file_size, ELSEWHERE}
+    if differs:
+        raise _refuse(info.orig_filename, DIFFERS)
     return info.header_offset + LOCAL_HEADER.size + int(name_length) + int(extra_length)
+
+
+def _descriptor_bytes(bundle: BinaryIO, info: zipfile.ZipInfo, *, at: int) -> int:
+    """Length of the descriptor behind a body, which must agree with the central directory."""
+    expected = (info.CRC, info.compress_size, info.file_size)
+    bundle.seek(at)
+    raw = bundle.read(len(DESCRIPTOR_SIGNATURE) + max(form.size for form in DESCRIPTORS))
+    for start in (len(DESCRIPTOR_SIGNATURE), 0):  # the signature is optional
+        if start and not raw.startswith(DESCRIPTOR_SIGNATURE):
+            continue
+        for form in DESCRIPTORS:
+            if len(raw) >= start + form.size and form.unpack_from(raw, start) == expected:
+                return start + form.size
+    raise _refuse(info.orig_filename, DIFFERS)
 
 
 def _write(bundle: BinaryIO, entry: _Entry, into: Path, budget: Budget, *, room: int) -> int:

@@ -9,10 +9,10 @@ from datetime import datetime
 
 from django.db import transaction
 
-from deployments import bundles, environment, layout, storage, variables
+from deployments import confinement, environment, layout, storage, variables
 from deployments.models import Deployment, Release
 
-PLATFORM_FAILURE = "The platform could not unpack the bundle. Deploy again."
+PLATFORM_FAILURE = "The platform could not unpack the bundle. Upload it again and deploy."
 DELETED_FAILURE = "The deployment was deleted."
 FAILURE_CHARACTERS_MAX = 500
 
@@ -60,16 +60,9 @@ def _unpack(release: Release) -> layout.Layout:
     """The release's files in place, and what they mean. Raises UnableToRelease."""
     try:
         with storage.open_bundle(release.bundle_sha256) as bundle, storage.unpacking() as folder:
-            bundles.unpack(bundle, folder)
-            unpacked = layout.read(folder)
-            # Its variables go into the encrypted snapshot; plain text is not left lying around.
-            (folder / layout.ENVIRONMENT_FILE).unlink(missing_ok=True)
+            unpacked = confinement.unpack(bundle, folder)
             storage.place_release(folder, release)
-    except (
-        bundles.UnableToReadBundle,
-        layout.UnableToReadLayout,
-        storage.UnableToOpenBundle,
-    ) as error:
+    except (confinement.UnableToUnpack, storage.UnableToOpenBundle) as error:
         raise UnableToRelease(str(error)) from None
     return unpacked
 

@@ -63,7 +63,7 @@ def _compile(route: Mapping[str, Any]) -> _Route:
     source = str(route.get("src", ""))
     try:
         pattern = regex.compile(source)
-    except regex.error as error:
+    except (regex.error, RecursionError, OverflowError) as error:
         raise UnableToRoute(f"The route pattern {source!r} is invalid: {error}.") from None
     headers = tuple((str(name).lower(), str(value)) for name, value in _items(route, "headers"))
     return _Route(pattern, str(route.get("dest") or ""), route.get("status"), headers)

@@ -1,21 +1,17 @@
 """The zip reader against ordinary, damaged and hostile archives."""
 
-import contextlib
 import io
 import os
 import stat
 import struct
-import tempfile
 import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from deployments.bundles import ENTRIES_MAX, Budget, UnableToReadBundle, Unpacked, unpack
-from tests.deployments.zips import entry, make_zip, patched, static_site, zip_of
+from tests.deployments.zips import entry, make_zip, patched, static_site, with_descriptors, zip_of
 
 
 @pytest.fixture
@@ -53,23 +49,8 @@ def test_files_and_folders_come_out_as_they_went_in(folder: Path) -> None:
 
 
 def test_sizes_written_after_the_content_are_understood(folder: Path) -> None:
-    class Unseekable(io.BytesIO):
-        """Makes zipfile write data descriptors, as streaming tools do."""
-
-        def seekable(self) -> bool:
-            return False
-
-        def seek(self, *_: int) -> int:
-            raise OSError
-
-        def tell(self) -> int:
-            raise OSError
-
-    buffer = Unseekable()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a", "one" * 1000)
-        archive.writestr("b", "two")
-    unpack(io.BytesIO(buffer.getvalue()), folder)
+    archive = with_descriptors({"a": "one" * 1000, "b": "two"})
+    unpack(io.BytesIO(archive), folder)
     assert (folder / "a").read_text() == "one" * 1000
 
 
@@ -210,8 +191,8 @@ def test_a_body_that_covers_the_next_header_is_refused(folder: Path) -> None:
     archive = zip_of((entry("a"), b"x" * 50), (entry("b"), b"y" * 50))
     directory = archive.index(b"PK\x01\x02")
     forged = bytearray(archive)
-    for offset in (20, 24):
-        forged[directory + offset : directory + offset + 4] = struct.pack("<I", 100)
+    for offset in (18, 22, directory + 20, directory + 24):
+        forged[offset : offset + 4] = struct.pack("<I", 100)
     assert "'b': overlaps 'a'" in refusal(bytes(forged), folder)
 
 
@@ -219,8 +200,8 @@ def test_a_body_that_reaches_into_the_directory_is_refused(folder: Path) -> None
     archive = zip_of((entry("a"), b"x" * 50))
     directory = archive.index(b"PK\x01\x02")
     forged = bytearray(archive)
-    for offset in (20, 24):
-        forged[directory + offset : directory + offset + 4] = struct.pack("<I", 60)
+    for offset in (18, 22, directory + 20, directory + 24):
+        forged[offset : offset + 4] = struct.pack("<I", 60)
     assert "reaches into" in refusal(bytes(forged), folder)
 
 
@@ -244,19 +225,3 @@ def test_no_file_is_written_into_a_folder_that_has_any(folder: Path) -> None:
     (folder / "old").touch()
     with pytest.raises(ValueError, match="not empty"):
         unpack(io.BytesIO(static_site()), folder)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_damaged_archives_are_refused_or_harmless(data: st.DataObject) -> None:
-    """Whatever bytes change: no other error, no file outside."""
-    archive = bytearray(static_site(**{"static/a/b.txt": "text " * 50}))
-    for _ in range(data.draw(st.integers(1, 4))):
-        position = data.draw(st.integers(0, len(archive) - 1))
-        archive[position] = data.draw(st.integers(0, 255))
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "unpacked"
-        folder.mkdir()
-        with contextlib.suppress(UnableToReadBundle):
-            unpack(io.BytesIO(bytes(archive)), folder)
-        assert os.listdir(parent) == ["unpacked"]

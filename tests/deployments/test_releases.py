@@ -11,6 +11,7 @@ from deployments import deploying, directory, environment, releases, storage, ta
 from deployments.models import Deployment, Release, Upload
 from orgs.models import Workspace
 from tests import factories
+from tests.deployments.releasing import deploy, keep, upload
 from tests.deployments.zips import function_site, make_zip, static_site
 
 NOW = timezone.now()
@@ -19,25 +20,6 @@ NOW = timezone.now()
 @pytest.fixture
 def deployment(workspace: Workspace) -> Deployment:
     return factories.make_deployment(workspace=workspace, deployed=False)
-
-
-def keep(bundle: bytes) -> storage.StoredBundle:
-    with storage.Incoming() as incoming:
-        incoming.write(bundle)
-        return incoming.keep()
-
-
-def upload(deployment: Deployment, bundle: bytes) -> Upload:
-    """Upload `bundle` the way uploads.py does."""
-    token = deploying.issue_upload(deployment).rpartition("/")[2]
-    expected = deploying.expect_upload(token)
-    deploying.receive(expected, keep(bundle), at=timezone.now())
-    return expected
-
-
-def deploy(deployment: Deployment, bundle: bytes) -> Release:
-    upload(deployment, bundle)
-    return deploying.deploy(deployment, at=timezone.now())
 
 
 def test_a_deploy_unpacks_and_activates(deployment: Deployment, settings: Any) -> None:

@@ -21,7 +21,7 @@ def config(*routes: dict[str, Any]) -> str:
     return json.dumps({"version": 1, "routes": list(routes)})
 
 
-def static_site(page: str = "<h1>hello</h1>", **more: str) -> bytes:
+def static_site(page: str = "<h1>hello</h1>", **more: str | bytes) -> bytes:
     """A site of one page; `more` are files by path."""
     return make_zip(
         {"config.json": config({"handle": "filesystem"}), "static/index.html": page, **more}
@@ -53,6 +53,28 @@ def zip_of(*entries: tuple[zipfile.ZipInfo, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for info, content in entries:
             archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+class _Unseekable(io.BytesIO):
+    """Makes zipfile write descriptors behind the bodies, as streaming tools do."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: int) -> int:
+        raise OSError
+
+    def tell(self) -> int:
+        raise OSError
+
+
+def with_descriptors(files: dict[str, str | bytes]) -> bytes:
+    """A zip whose checksums and sizes follow the content."""
+    buffer = _Unseekable()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
