@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 from django.db import DataError, IntegrityError, OperationalError, transaction
 
-from billing import calls, charges, failpoints, leases, pricing, rows
+from billing import calls, charges, leases, pricing, rows
 from billing.calls import Ending, Opening
 from billing.journal import directory as place
 from billing.journal import records
@@ -32,6 +32,7 @@ from billing.journal.reader import Batch, JournalReader
 from billing.journal.records import Settlement, UnreadableRecord
 from billing.journal.slots import OpenSlot
 from billing.models import DeadLetter, Journal, PriceVersion, UsageRecord
+from orgs import failpoints
 from orgs.models import Organization
 
 log = structlog.get_logger(__name__)

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from django.db import connection, transaction
 from django.db.models import F
 
-from billing import failpoints, postings
+from billing import postings
 from billing.models import Journal, Lease, LedgerAccount
+from orgs import failpoints
 
 # A grant is at least what was asked for, and up to this part of what is available: it shrinks
 # with the credit, so that near zero none of it lies idle in one process.

@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 
-from billing import calls, failpoints, leases
+from billing import calls, leases
 from billing.barrier import Barrier
 from billing.barrier import UnableToSettle as UnableToSettle
 from billing.calls import Ending as Ending
@@ -38,6 +38,7 @@ from billing.pricing import UnpricedBucket, Usage
 from billing.purses import RECLAIM_AFTER, Purse, Wish
 from billing.purses import BillingUnavailable as BillingUnavailable
 from billing.sidecar import Sidecar
+from orgs import failpoints
 
 log = structlog.get_logger(__name__)
 

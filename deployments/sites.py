@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -251,6 +251,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send, site: Site) -> Non
 
     try:
         match = site.router.match(path, is_file)
+        match = replace(match, headers=tuple(events.own_cookies(match.headers)))
     except routing.UnableToRoute as error:
         logger.warning("Release %s: %s", site.release_id, error)
         await _page(send, 414, "This address cannot be matched", str(error))

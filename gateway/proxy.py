@@ -19,7 +19,7 @@ import orjson
 import structlog
 from django.conf import settings
 
-from billing import failpoints, metering, pricing
+from billing import metering, pricing
 from billing.calls import OUTPUT_SLICE_TOKENS
 from billing.metering import Call, Ending, Meter, Opening, Served
 from billing.models import UsageRecord
@@ -58,6 +58,7 @@ from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from gateway.store import Store
 from gateway.translation import Translation
 from gateway.upstream import Answer, Connections, UpstreamCut, UpstreamTimedOut
+from orgs import failpoints
 
 log = structlog.get_logger(__name__)
 

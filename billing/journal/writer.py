@@ -13,11 +13,11 @@ from pathlib import Path
 
 import structlog
 
-from billing import failpoints
 from billing.journal import directory as place
 from billing.journal import frames
 from billing.journal.directory import Page, UnableToOpenJournal
 from billing.journal.slots import SLOT_BYTES, SlotTable
+from orgs import failpoints
 
 log = structlog.get_logger(__name__)
 

@@ -123,6 +123,17 @@ def test_a_result_without_status_is_a_json_body(value: Any, body: bytes) -> None
     assert response(value) == (Head(200, (("content-type", "application/json"),)), body)
 
 
+def test_cookies_the_settings_name_never_reach_a_function(settings: Any) -> None:
+    settings.SESSION_COOKIE_NAME = "console-session"
+    settings.CSRF_COOKIE_NAME = "console-csrf"
+    settings.LANGUAGE_COOKIE_NAME = "console-language"
+    cookie = "console-session=s; console-csrf =s; console-language=s; messages=s; sessions=mine"
+    assert event(headers=[("cookie", cookie)])["cookies"] == ["sessions=mine"]
+    result = {"statusCode": 200, "cookies": ["console-session=forged", "messages=m", "mine=1"]}
+    head, _ = events.response_of(json.dumps(result).encode())
+    assert head.headers == (("set-cookie", "mine=1"),)
+
+
 def test_headers_cookies_and_multiple_values_are_kept() -> None:
     head, body = response(
         {

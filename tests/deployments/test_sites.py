@@ -413,6 +413,32 @@ async def test_header_injection_through_a_redirect_is_impossible(
     assert answer.headers["location"] == "/new/a%0D%0ASet-Cookie%3Ab%3D1"
 
 
+@pytest.mark.parametrize("path", ["/", "/old/Domain", "/gone"])
+async def test_routes_set_cookies_for_the_sites_own_host_alone(
+    deployment: Deployment, publish: Any, path: str
+) -> None:
+    cookie = {"set-cookie": "a=1; Domain=localhost; Path=/"}
+    routes = [
+        {"src": "^/old/(.*)$", "status": 302, "headers": {"location": "/", **cookie}},
+        {"src": "^/.*$", "headers": cookie},
+        FILESYSTEM,
+    ]
+    await in_thread(publish)(deployment, routes=routes, files={"index.html": "home"})
+    assert (await visit(deployment, path)).headers["set-cookie"] == "a=1; Path=/"
+
+
+async def test_a_capture_cannot_make_an_attribute_of_a_cookie(
+    deployment: Deployment, publish: Any
+) -> None:
+    routes = [
+        {"src": "^/(.*)$", "headers": {"set-cookie": "a=1; $1=localhost"}},
+        {"src": "^/.*$", "headers": {"x-site": "yes"}},
+        FILESYSTEM,
+    ]
+    await in_thread(publish)(deployment, routes=routes, files={"Domain": "x"})
+    assert (await visit(deployment, "/Domain")).headers["set-cookie"] == "a=1"
+
+
 async def test_websockets_are_refused(deployment: Deployment) -> None:
     request = Visit(deployment.deploy_id)
     request.scope["type"] = "websocket"

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing import calls, checks, failpoints, ingest, leases, ledger
+from billing import calls, checks, ingest, leases, ledger
 from billing.calls import Ending, Opening
 from billing.journal import directory as place
 from billing.journal import frames, records
@@ -35,6 +35,7 @@ from billing.journal.lease import Lease
 from billing.journal.writer import JournalWriter
 from billing.models import DeadLetter, UsageRecord
 from billing.pricing import Usage
+from orgs import failpoints
 from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -1,4 +1,5 @@
-"""Places at which a test may kill this process: one at every arrow of the money protocol.
+"""Places at which a test may kill this process: one at every arrow of the money and the deploy
+protocol.
 
 `CRASH_AT=<name>[:<n>]` in the environment kills the process with SIGKILL when it comes to that
 place for the n-th time (default the first); without it, a place costs a comparison. Production
