@@ -129,7 +129,7 @@ async def _embed(
         answer = await _ask(services, candidates, run, EmbeddingRequest(received.body))
     finally:
         await run.settle()
-    run.require_kept()
+    run.require_confirmed()
     await exchange.send_bytes(200, answer)
 
 

@@ -120,8 +120,8 @@ class Run:
     status: str = Status.UPSTREAM_ERROR
     http_status: int = 502
     error_code: str = ""
-    # The disk has refused the settlement: nobody may be shown the end of this call.
-    is_lost: bool = False
+    # Nobody may be shown the end of this call: its settlement may not survive a power loss.
+    is_unconfirmed: bool = False
     relayed_tokens: int = 0
     reported_output: int | None = None
     model_served: str = ""
@@ -205,18 +205,19 @@ class Run:
             return None
         return Served(candidate.served_by, candidate.upstream_name, candidate.price)
 
-    def require_kept(self) -> None:
-        """Raises Refusal when the settlement could not be made durable."""
-        if self.is_lost:
-            raise refusals.billing_unavailable()
+    def require_confirmed(self) -> None:
+        """Raises Refusal when the settlement could not be made durable, or not in time."""
+        if self.is_unconfirmed:
+            raise refusals.settlement_unconfirmed()
 
     async def settle(self) -> None:
         """Settle, and wait until it is durable. Returns at once the second time.
 
         The wait is bounded; what is awaited is only that the settlement becomes durable: it is
-        written when the wait begins, and a cancelled request has settled, too.
+        written when the wait begins, and a cancelled request has settled, too. See
+        `require_confirmed` for what did not become durable.
         """
-        if self.is_lost:
+        if self.is_unconfirmed:
             return
         ending = self.ending()
         if self.attempt is not None:
@@ -230,9 +231,10 @@ class Run:
                 await durable
         except TimeoutError:
             log.error("settlement is late", request_id=self.call.opening.request_id)
+            self.is_unconfirmed = True
         except metering.UnableToSettle:
             log.exception("settlement failed", request_id=self.call.opening.request_id)
-            self.is_lost = True
+            self.is_unconfirmed = True
 
 
 async def serve_generation(
@@ -673,7 +675,7 @@ async def _settle_and_keep(store: Store, run: Run, result: Json | None) -> None:
         await asyncio.gather(run.settle(), state.keep(store, run.caller, rows))
     else:
         await run.settle()
-    run.require_kept()
+    run.require_confirmed()
 
 
 def _fail_inside(run: Run, message: str) -> None:

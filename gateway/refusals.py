@@ -420,6 +420,21 @@ def billing_unavailable() -> Refusal:
     )
 
 
+def settlement_unconfirmed() -> Refusal:
+    """The provider answered; that the call is recorded could not be made sure of in time.
+
+    Its end is withheld, and no SDK should ask again by itself: what was sent may be billed.
+    """
+    return Refusal(
+        503,
+        SERVER,
+        "The model answered, but this call could not be recorded durably in time, so the end of "
+        "its answer is withheld. What was sent of it may be billed.",
+        code="settlement_unconfirmed",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def service_unavailable() -> Refusal:
     """Keys cannot be checked, or the process is shutting down."""
     return Refusal(

@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     balances.accounts_are_of_the_organization,
     consumption.calls_are_recorded_once,
     consumption.usage_is_what_was_charged,
+    consumption.each_charge_is_its_calls,
     consumption.rollups_are_what_was_used,
     consumption.costs_compute_again,
     lots.lots_are_what_was_taken,

@@ -51,6 +51,47 @@ def usage_is_what_was_charged(books: Books, report: Report) -> None:
     report.figures.append(("Usage charged", format_dollars(sum(charged.values()))))
 
 
+def each_charge_is_its_calls(books: Books, report: Report) -> None:
+    """Every transfer of usage, with the overage beyond it, is the sum of the calls naming it (I3).
+
+    A charge without a call, and a call whose transfer is no charge, are differences, too.
+    """
+    owner = "" if books.organization is None else "AND organization_id = %s"
+    parameters = [] if books.organization is None else [books.organization.pk] * 2
+    with connection.cursor() as cursor:
+        cursor.execute(CHARGES_UNLIKE_THEIR_CALLS.format(owner=owner), parameters)
+        for name, cost, charged in cursor.fetchall():
+            report.differences.append(
+                f"Transfer {name} charged {charged}, its calls cost {cost} "
+                f"(difference {cost - charged})."
+            )
+
+
+# `beyond` is the part of a charge that no credit covered: its calls name the other part, if any.
+CHARGES_UNLIKE_THEIR_CALLS = """
+WITH used AS (
+    SELECT transfer_id, SUM(cost_nanos) AS cost FROM billing_usagerecord
+    WHERE transfer_id IS NOT NULL {owner} GROUP BY transfer_id
+), charge AS (
+    SELECT id, public_id, organization_id, idempotency_key,
+        CASE WHEN code = 'USAGE' AND phase IN ('POSTED', 'POST_PENDING') THEN amount_nanos
+        ELSE 0 END AS amount
+    FROM billing_transfer
+    WHERE (code = 'USAGE' OR id IN (SELECT transfer_id FROM used)) {owner}
+)
+SELECT charge.public_id, COALESCE(used.cost, 0), charge.amount + COALESCE(beyond.amount, 0)
+FROM charge
+LEFT JOIN used ON used.transfer_id = charge.id
+LEFT JOIN charge AS beyond ON beyond.organization_id = charge.organization_id
+    AND beyond.idempotency_key = charge.idempotency_key || ':over'
+LEFT JOIN charge AS covered ON covered.organization_id = charge.organization_id
+    AND covered.idempotency_key || ':over' = charge.idempotency_key
+WHERE COALESCE(used.cost, 0) <> charge.amount + COALESCE(beyond.amount, 0)
+    AND NOT (used.cost IS NULL AND covered.id IS NOT NULL)
+ORDER BY charge.id LIMIT 1000
+"""
+
+
 def rollups_are_what_was_used(books: Books, report: Report) -> None:
     """Rollups sum to the usage records per organization, hour (and day) and model (I3)."""
     slugs = dict(Organization.objects.values_list("pk", "slug"))

@@ -88,6 +88,39 @@ def test_a_tampered_transfer_is_named(record, tamper, organization):
     assert any("does not fit the hold it resolves" in text for text in differences())
 
 
+def test_calls_under_each_others_charge_are_named(organization, record, tamper):
+    other = factories.make_call(
+        organization=organization, price=factories.make_price(), usage=Usage(input=90)
+    )
+    assert differences() == []
+    tamper(UsageRecord, record.pk, transfer=other.transfer)
+    # The sums of the organization are still right.
+    lost, swollen = record.transfer, other.transfer
+    assert differences() == [
+        f"Transfer {lost.public_id} charged {lost.amount_nanos}, its calls cost 0 "
+        f"(difference -{lost.amount_nanos}).",
+        f"Transfer {swollen.public_id} charged {swollen.amount_nanos}, its calls cost "
+        f"{swollen.amount_nanos + record.cost_nanos} (difference {record.cost_nanos}).",
+    ]
+
+
+def test_what_credit_does_not_cover_belongs_to_the_same_calls(organization, record):
+    left = ledger.balance(organization).posted_nanos
+    ledger.correct(
+        organization,
+        100 - left,
+        reason="leave little",
+        idempotency_key="leave-little",
+        at=timezone.now(),
+    )
+    for _ in range(2):  # covered in part, then not at all
+        factories.make_call(
+            organization=organization, price=factories.make_price(), usage=Usage(input=90)
+        )
+    assert ledger.owed_nanos(organization.pk) > 0
+    assert differences() == []
+
+
 def test_a_lease_that_the_account_does_not_know_of_is_named(organization, record):
     now = timezone.now()
     leases.register("here-1", host="here", at=now)

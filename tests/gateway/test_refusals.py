@@ -153,6 +153,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.InternalServerError,
     ),
     (
+        refusals.settlement_unconfirmed(),
+        *(503, refusals.SERVER, "settlement_unconfirmed", None, {RETRY: "false"}),
+        openai.InternalServerError,
+    ),
+    (
         refusals.service_unavailable(),
         *(503, refusals.SERVER, "service_unavailable", None, {"retry-after": "1"}),
         openai.InternalServerError,

@@ -25,7 +25,7 @@ from gateway.upstream import (
 )
 from tests.gateway.conftest import Answer, ApiClient, Provider, Tenant, shorten, until
 from tests.gateway.test_attempts import add_fallback, by_model
-from tests.gateway.test_proxy import TEXT, balances, record_of, streamed, whole
+from tests.gateway.test_proxy import DONE, TEXT, USAGE_CHUNK, balances, record_of, streamed, whole
 
 Status = UsageRecord.Status
 
@@ -425,14 +425,21 @@ async def test_a_slow_provider_is_told_apart_from_a_gone_one(
         await ask(connections, provider.base_url)
 
 
-async def test_a_settlement_that_takes_too_long_does_not_keep_the_answer(
-    api: ApiClient, provider: Provider, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_nobody_sees_the_end_of_a_call_whose_settlement_takes_too_long(
+    api: ApiClient,
+    provider: Provider,
+    tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stream: bool,
 ) -> None:
     monkeypatch.setattr(proxy, "SETTLE_SECONDS_MAX", 0.0)
-    provider.handler = whole()
-    assert (await api.chat()).status == 200
-
-    async def is_settled() -> bool:
-        return await UsageRecord.objects.filter(organization=tenant.organization).aexists()
-
-    await until(is_settled)
+    provider.handler = streamed(*TEXT, USAGE_CHUNK, DONE) if is_stream else whole()
+    answer = await api.chat(stream=is_stream)
+    assert b"settlement_unconfirmed" in answer.body
+    assert b"[DONE]" not in answer.body
+    assert is_stream or answer.status == 503
+    # It was written before the wait began, and is booked all the same.
+    records = UsageRecord.objects.filter(organization=tenant.organization)
+    await until(records.aexists)
+    assert [record.status async for record in records] == [UsageRecord.Status.FINISHED]
