@@ -11,7 +11,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
-from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminPasswordWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from gateway import allowances, credentials, keys
 from gateway import forms as limit_forms
@@ -153,6 +157,11 @@ class StaffLimitForm(forms.ModelForm):  # type: ignore[type-arg]
     monthly_budget = limit_forms.DollarsField(
         label="Budget per month (USD)", required=False, widget=UnfoldAdminTextInputWidget()
     )
+    allowed_models = limit_forms.ModelsField(
+        label="Models",
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+        help_text="Models that may be used; with none chosen, all.",
+    )
 
     class Meta:
         model = Limit
@@ -162,10 +171,14 @@ class StaffLimitForm(forms.ModelForm):  # type: ignore[type-arg]
             "requests_per_minute",
             "tokens_per_minute",
             "concurrency",
+            "allowed_models",
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        models = self.fields["allowed_models"]
+        assert isinstance(models, limit_forms.ModelsField)  # declared above  # noqa: S101
+        models.offer(self.instance.allowed_models)
         if self.instance.pk:
             for name in ("daily_budget", "monthly_budget"):
                 self.initial[name] = limit_forms.dollars(getattr(self.instance, f"{name}_nanos"))
@@ -204,6 +217,7 @@ class LimitAdmin(ModelAdmin):
         "concurrency",
         "daily_budget",
         "monthly_budget",
+        "models",
         "updated_at",
     )
     list_select_related = ("organization",)
@@ -219,6 +233,7 @@ class LimitAdmin(ModelAdmin):
         "concurrency",
         "daily_budget",
         "monthly_budget",
+        "allowed_models",
     )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -238,6 +253,11 @@ class LimitAdmin(ModelAdmin):
     def monthly_budget(self, limit: Limit) -> str:
         """In dollars."""
         return limit_forms.dollars(limit.monthly_budget_nanos) or "–"
+
+    @admin.display(description="Models")
+    def models(self, limit: Limit) -> str:
+        """Their public names."""
+        return ", ".join(limit.allowed_models) or "All"
 
 
 @admin.register(Alert)

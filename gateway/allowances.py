@@ -5,8 +5,9 @@ given more than its deployment, workspace or organization has. An organization's
 its own and staff's; staff's replace the platform's defaults. Must not know how calls are counted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from django.conf import settings
 from django.db import transaction
@@ -14,6 +15,7 @@ from django.db.models import Q, QuerySet
 
 from billing import money
 from deployments.models import Deployment
+from gateway import catalog
 from gateway.models import GatewayKey, Limit
 from gateway.windows import ScopeLimits
 from orgs.models import Organization, Workspace
@@ -28,13 +30,21 @@ FIELDS = {
     "monthly_budget_nanos": "monthly_nanos",
 }
 
-Values = Mapping[str, int | None]
+# By the names in FIELDS numbers, None for no limit; `allowed_models` a list, None for all models.
+Values = Mapping[str, int | list[str] | None]
 NUMBER_MAX = 10**12
+MODELS_MAX = 200
+MODEL_NAME_MAX = 120
+UNKNOWN_MODELS_SHOWN, MODELS_SHOWN = 3, 20
 BUDGET_DOLLARS_MAX = 100_000_000
 
 
 class UnableToReadBudget(ValueError):
     """The text is no positive amount of dollars. Says what to give instead."""
+
+
+class UnableToAllowModels(ValueError):
+    """No such models are offered. Says which names were meant, perhaps."""
 
 
 class ScopeNotFound(Exception):
@@ -82,7 +92,21 @@ def _rows(deployment: Deployment, key_ids: Iterable[int]) -> "QuerySet[Limit]":
 def of_row(row: Limit) -> ScopeLimits:
     """What a row allows, as calls are checked against it."""
     values = {field: getattr(row, name) for name, field in FIELDS.items()}
-    return ScopeLimits(row.scope.lower(), row.scope_id, **values, is_shared=True)
+    return ScopeLimits(
+        row.scope.lower(),
+        row.scope_id,
+        **values,
+        is_shared=_has_numbers(row),
+        model_lists=_model_lists(row),
+    )
+
+
+def _has_numbers(row: Limit | None) -> bool:
+    return any(getattr(row, name, None) is not None for name in FIELDS)
+
+
+def _model_lists(*rows: Limit | None) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(row.allowed_models) for row in rows if row and row.allowed_models)
 
 
 def of_organization(organization_id: int, own: Limit | None, staff: Limit | None) -> ScopeLimits:
@@ -94,14 +118,71 @@ def of_organization(organization_id: int, own: Limit | None, staff: Limit | None
         known = [value for value in (given, set_by_owner) if value is not None]
         values[field] = min(known, default=None)
     # The platform's defaults guard each process; what somebody set is counted over all of them.
-    is_shared = own is not None or staff is not None
-    return ScopeLimits("organization", organization_id, **values, is_shared=is_shared)
+    is_shared = _has_numbers(own) or _has_numbers(staff)
+    return ScopeLimits(
+        "organization",
+        organization_id,
+        **values,
+        is_shared=is_shared,
+        model_lists=_model_lists(own, staff),
+    )
 
 
 def default_of(name: str) -> int | None:
     """The platform's default for an organization; None for no limit."""
     value: int = settings.LIMIT_DEFAULTS.get(name, 0)
     return value or None
+
+
+# --- models ----------------------------------------------------------------------------------
+
+
+def permitted_models(scopes: Sequence[ScopeLimits]) -> list[str]:
+    """The models there are that every scope permits, by public name."""
+    return [
+        name
+        for name, aliases in catalog.names().items()
+        if all(one.permits((name, *aliases)) for one in scopes)
+    ]
+
+
+def models_of(scope: ScopeLimits) -> list[str] | None:
+    """The models a scope is confined to, gone ones among them; None for all.
+
+    Of an organization that both its owners and staff have confined: what both permit.
+    """
+    if len(scope.model_lists) > 1:
+        return permitted_models([scope])
+    return sorted(scope.model_lists[0]) if scope.model_lists else None
+
+
+def resolve_models(names: Iterable[str], *, known: Collection[str] = ()) -> list[str]:
+    """Public names of the models called by `names` (public or alias), in order, each once.
+
+    Names in `known` are taken as they are: what is set already may stay when its model is gone.
+    Raises UnableToAllowModels naming what is like the names that nothing has.
+    """
+    offered = catalog.names()
+    meant = {alias: name for name, aliases in offered.items() for alias in aliases}
+    meant |= {name: name for name in (*known, *offered)}
+    wanted = list(names)
+    if unknown := [name for name in wanted if name not in meant]:
+        raise UnableToAllowModels(
+            " ".join(_unknown_model(name, meant) for name in unknown[:UNKNOWN_MODELS_SHOWN])
+        )
+    return sorted({meant[name] for name in wanted})
+
+
+def _unknown_model(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that no model has."""
+    like = get_close_matches(name.lower(), known)
+    hint = f"Did you mean {' or '.join(like)}?" if like else _some_of(sorted(known))
+    return f"There is no model `{name[:MODEL_NAME_MAX]}`. {hint}"
+
+
+def _some_of(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > MODELS_SHOWN else ""
+    return f"The models are {', '.join(names[:MODELS_SHOWN])}{more}."
 
 
 # --- whose -----------------------------------------------------------------------------------
@@ -205,7 +286,8 @@ def read_all(organization: Organization) -> dict[tuple[str, int], Limit]:
 def change(subject: Subject, values: Values) -> Limit | None:
     """Set the limits named in `values` (None: no limit) and leave the others as they are.
 
-    A row without any limit is removed. The database refuses what is not positive.
+    A row without any limit is removed. The database refuses what is not positive. Raises
+    UnableToAllowModels.
     """
     row, _ = Limit.objects.select_for_update().get_or_create(
         scope=subject.scope,
@@ -215,7 +297,11 @@ def change(subject: Subject, values: Values) -> Limit | None:
     for name in FIELDS:
         if name in values:
             setattr(row, name, values[name])
-    if all(getattr(row, name) is None for name in FIELDS):
+    if "allowed_models" in values:
+        wanted = values["allowed_models"]
+        names = wanted if isinstance(wanted, list) else []
+        row.allowed_models = resolve_models(names, known=row.allowed_models)
+    if not _has_numbers(row) and not row.allowed_models:
         row.delete()
         return None
     row.save()
@@ -230,12 +316,17 @@ def carry_over(replaced: Iterable[int], key: GatewayKey) -> None:
         row.save(force_insert=True)
 
 
-def effective(scopes: Sequence[ScopeLimits]) -> dict[str, int | None]:
-    """The lowest of each limit over all scopes, by the row's field names; None for no limit."""
-    lowest: dict[str, int | None] = {}
+def effective(scopes: Sequence[ScopeLimits]) -> Values:
+    """The lowest of each limit over all scopes, by the row's field names; None for no limit.
+
+    Of models, those there are that every scope permits.
+    """
+    lowest: dict[str, int | list[str] | None] = {}
     for name, field in FIELDS.items():
         values = [value for one in scopes if (value := getattr(one, field)) is not None]
         lowest[name] = min(values, default=None)
+    is_confined = any(one.model_lists for one in scopes)
+    lowest["allowed_models"] = permitted_models(scopes) if is_confined else None
     return lowest
 
 
@@ -247,7 +338,7 @@ def of_scopes(deployment: Deployment, key: GatewayKey | None) -> dict[str, Value
     """
     scopes = for_caller(deployment, [] if key is None else [key.pk])
     by_scope = {one.scope: _values(one) for one in scopes}
-    nothing: Values = dict.fromkeys(FIELDS)
+    nothing: Values = dict.fromkeys((*FIELDS, "allowed_models"))
     return {
         "key": None if key is None else by_scope.get("key", nothing),
         "deployment": by_scope.get("deployment", nothing),
@@ -257,5 +348,11 @@ def of_scopes(deployment: Deployment, key: GatewayKey | None) -> dict[str, Value
     }
 
 
-def _values(scope: ScopeLimits) -> dict[str, int | None]:
-    return {name: getattr(scope, field) for name, field in FIELDS.items()}
+def _values(scope: ScopeLimits) -> Values:
+    numbers = {name: getattr(scope, field) for name, field in FIELDS.items()}
+    return {**numbers, "allowed_models": models_of(scope)}
+
+
+def usable_models(deployment: Deployment, key: GatewayKey | None) -> list[str]:
+    """The models there are that calls of the deployment may use, with this key if it has one."""
+    return permitted_models(for_caller(deployment, [] if key is None else [key.pk]))

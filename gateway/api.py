@@ -21,7 +21,7 @@ from billing.pricing import BUCKETS
 from deployments import directory
 from deployments.models import Deployment
 from gateway import allowances, keys, provisioning
-from gateway.models import GatewayKey, ModelRoute
+from gateway.models import GatewayKey
 from gateway.provisioning import Provisioned
 from gateway.serializers import (
     CallsQuerySerializer,
@@ -78,13 +78,12 @@ def _describe(provisioned: Provisioned) -> dict[str, Any]:
         "Remove it with update-env (null) or from .env.production."
         for name in provisioned.overridden
     ]
-    models = ModelRoute.objects.filter(is_active=True).values_list("public_name", flat=True)
     return {
         "deployId": provisioned.deployment.deploy_id,
         "apiKey": provisioned.secret,
         "baseUrl": provisioning.base_url(),
         "isNew": provisioned.is_new,
-        "models": sorted(set(models)),
+        "models": allowances.usable_models(provisioned.deployment, provisioned.key),
         "environment": [
             name for name in provisioning.VARIABLES if name not in provisioned.overridden
         ],
@@ -147,6 +146,7 @@ class InfoView(AigatewayView):
                 "limits": LimitValuesSerializer(
                     allowances.of_scopes(deployment, key)["effective"]
                 ).data,
+                "models": allowances.usable_models(deployment, key),
             }
         )
 
@@ -176,13 +176,21 @@ class LimitsView(AigatewayView):
         deployment = directory.require_deployed(workspace_of(request), body.get("deployId"))
         key = keys.current(deployment)
         if "limits" in body:
-            allowances.change(_subject(body["scope"], deployment, key), body["limits"])
+            _change(_subject(body["scope"], deployment, key), body["limits"])
         scopes = allowances.of_scopes(deployment, key)
         described = {
             name: None if values is None else LimitValuesSerializer(values).data
             for name, values in scopes.items()
         }
         return Response({"deployId": deployment.deploy_id, **described})
+
+
+def _change(subject: allowances.Subject, limits: allowances.Values) -> None:
+    """Set them. Raises ValidationError naming models that there are not."""
+    try:
+        allowances.change(subject, limits)
+    except allowances.UnableToAllowModels as error:
+        raise ValidationError({"limits": {"models": str(error)}}) from None
 
 
 def _subject(scope: str, deployment: Deployment, key: GatewayKey | None) -> allowances.Subject:

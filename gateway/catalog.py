@@ -40,6 +40,12 @@ class Candidate:
     output_tokens_max: int
     capabilities: frozenset[str]
     created_at: int
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it is offered by, the public one first."""
+        return (self.public_name, *self.aliases)
 
     @property
     def is_standin(self) -> bool:
@@ -163,6 +169,15 @@ def seed(entries: Iterable[Entry] = DAY_ONE, *, at: datetime) -> list[ModelRoute
     return added
 
 
+def names() -> dict[str, tuple[str, ...]]:
+    """The public names offered now, in order, each with its aliases."""
+    found: dict[str, set[str]] = {}
+    routes = ModelRoute.objects.filter(is_active=True, provider__in=PROVIDERS)
+    for public_name, aliases in routes.values_list("public_name", "aliases"):
+        found.setdefault(public_name, set()).update(aliases)
+    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+
 def load(*, at: datetime) -> Catalog:
     """The catalog as it is in the database at `at`."""
     upstreams = credentials.configured()
@@ -183,8 +198,9 @@ def load(*, at: datetime) -> Catalog:
             output_tokens_max=route.output_tokens_max,
             capabilities=frozenset(route.capabilities),
             created_at=int(route.created_at.timestamp()),
+            aliases=tuple(route.aliases),
         )
-        for name in (route.public_name, *route.aliases):
+        for name in candidate.names:
             by_name.setdefault(name, []).append(candidate)
     return Catalog({name: tuple(rows) for name, rows in by_name.items()})
 

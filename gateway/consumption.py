@@ -42,10 +42,14 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
-    """A scope with the limits that are set for it; `depth` is how far below the organization."""
+    """A scope with the limits that are set for it; `depth` is how far below the organization.
+
+    `models` are those its calls are confined to, by public name; None for all.
+    """
 
     subject: Subject
     gauges: list[Gauge]
+    models: list[str] | None
     depth: int
 
 
@@ -53,22 +57,28 @@ def of_organization(organization: Organization, at: datetime) -> list[Consumptio
     """Every scope of the organization, those without limits, too; `at` in UTC."""
     rows = allowances.read_all(organization)
     spent = budgets.by_scope(organization.pk, at)
-    depths = {Scope.ORGANIZATION: 0, Scope.WORKSPACE: 1, Scope.DEPLOYMENT: 2, Scope.KEY: 3}
-    return [
-        Consumption(
-            subject,
-            list(_gauges(subject, _limits(subject, rows), spent, at)),
-            depths[Scope(subject.scope)],
-        )
-        for subject in allowances.subjects(organization)
-    ]
+    return [_of(subject, rows, spent, at) for subject in allowances.subjects(organization)]
 
 
-def of_subject(subject: Subject, at: datetime) -> list[Gauge]:
-    """One scope's limits, likewise."""
+def of_subject(subject: Subject, at: datetime) -> Consumption:
+    """One scope, likewise."""
     rows = allowances.read_all(subject.organization)
-    spent = budgets.by_scope(subject.organization.pk, at)
-    return list(_gauges(subject, _limits(subject, rows), spent, at))
+    return _of(subject, rows, budgets.by_scope(subject.organization.pk, at), at)
+
+
+def _of(
+    subject: Subject,
+    rows: dict[tuple[str, int], Limit],
+    spent: dict[tuple[str, int], tuple[int, int]],
+    at: datetime,
+) -> Consumption:
+    limits = _limits(subject, rows)
+    return Consumption(
+        subject,
+        gauges=list(_gauges(subject, limits, spent, at)),
+        models=None if limits is None else allowances.models_of(limits),
+        depth=DEPTHS[Scope(subject.scope)],
+    )
 
 
 def _limits(subject: Subject, rows: dict[tuple[str, int], Limit]) -> ScopeLimits | None:

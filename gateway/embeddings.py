@@ -108,6 +108,7 @@ async def _embed(
         inspection.model,
         capability=EMBEDDINGS,
         chance=attempts.CHANCE,
+        scopes=caller.limits_of(received.key_id),
     )
     size = PromptSize(len(received.raw))
     opening = open_call(

@@ -5,6 +5,7 @@ is served here costs nothing.
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from billing import pricing, usage
-from gateway import conversations, prompts, refusals, state
+from gateway import conversations, prompts, refusals, routing, state
 from gateway.authentication import authenticate
 from gateway.catalog import Candidate
 from gateway.dialects import CLIENT_DIALECTS
@@ -40,8 +41,8 @@ async def list_models(exchange: Exchange, services: Services, call_id: uuid.UUID
     if exchange.header(b"x-goog-api-key"):
         await list_gemini_models(exchange, services, call_id)
         return
-    caller, _ = await authenticate(exchange.headers, services.snapshot)
-    models = (await current_catalog(services)).models()
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
+    models = routing.listed(await current_catalog(services), caller.limits_of(key_id))
     if exchange.header(b"anthropic-version"):
         data = [_describe_for_anthropic(candidate) for candidate in models]
         page = {"data": data, "has_more": False, "first_id": None, "last_id": None}
@@ -58,10 +59,8 @@ async def show_model(exchange: Exchange, services: Services, name: str) -> None:
     if exchange.header(b"x-goog-api-key"):
         await show_gemini_model(exchange, services, name)
         return
-    caller, _ = await authenticate(exchange.headers, services.snapshot)
-    candidates = (await current_catalog(services)).by_name.get(name)
-    if not candidates:
-        raise refusals.unknown_model(name)
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
+    candidates = await _offered(services, caller, key_id, name)
     if exchange.header(b"anthropic-version"):
         await exchange.send_json(200, _describe_for_anthropic(candidates[0]))
         return
@@ -70,18 +69,23 @@ async def show_model(exchange: Exchange, services: Services, name: str) -> None:
 
 async def list_gemini_models(exchange: Exchange, services: Services, _: uuid.UUID) -> None:
     """`GET /v1beta/models`: the same in Gemini's shape."""
-    await authenticate(exchange.headers, services.snapshot)
-    models = (await current_catalog(services)).models()
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
+    models = routing.listed(await current_catalog(services), caller.limits_of(key_id))
     await exchange.send_json(200, {"models": [_describe_for_gemini(row) for row in models]})
 
 
 async def show_gemini_model(exchange: Exchange, services: Services, name: str) -> None:
     """`GET /v1beta/models/{id}`: one of them, by name or alias."""
-    await authenticate(exchange.headers, services.snapshot)
-    candidates = (await current_catalog(services)).by_name.get(name)
-    if not candidates:
-        raise refusals.unknown_model(name)
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
+    candidates = await _offered(services, caller, key_id, name)
     await exchange.send_json(200, _describe_for_gemini(candidates[0]))
+
+
+async def _offered(
+    services: Services, caller: Caller, key_id: int, name: str
+) -> Sequence[Candidate]:
+    """Who offers a model to this key. Raises Refusal: there is none, or it is not allowed."""
+    return routing.find(await current_catalog(services), name, caller.limits_of(key_id))
 
 
 def describe_model(candidate: Candidate, margin_basis_points: int) -> dict[str, Any]:
@@ -241,13 +245,13 @@ async def count_tokens(exchange: Exchange, services: Services, _: uuid.UUID) -> 
 
     Not by a provider's tokenizer: clients use it to decide when to shorten a history.
     """
-    await authenticate(exchange.headers, services.snapshot)
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = parse_object(raw)
     dialect = CLIENT_DIALECTS["anthropic"]
     dialect.inspect({"max_tokens": 1, **body})
-    tokens = await _count(services, body["model"], len(raw), dialect.media(body))
-    await exchange.send_json(200, {"input_tokens": tokens})
+    await _offered(services, caller, key_id, body["model"])
+    await exchange.send_json(200, {"input_tokens": _estimate(len(raw), dialect.media(body))})
 
 
 async def count_gemini_tokens(exchange: Exchange, services: Services, name: str) -> None:
@@ -256,7 +260,7 @@ async def count_gemini_tokens(exchange: Exchange, services: Services, name: str)
     The body has `contents`, or a whole request as `generateContentRequest`
     (ai.google.dev/api/tokens#method:-models.counttokens).
     """
-    await authenticate(exchange.headers, services.snapshot)
+    caller, key_id = await authenticate(exchange.headers, services.snapshot)
     raw = await exchange.read_body(settings.AI_BODY_BYTES_MAX)
     body = parse_object(raw)
     for member in ("generateContentRequest", "generate_content_request"):
@@ -264,14 +268,12 @@ async def count_gemini_tokens(exchange: Exchange, services: Services, name: str)
             body = body[member]
     dialect = CLIENT_DIALECTS["gemini"]
     dialect.inspect({**body, "model": name, "stream": False})
-    tokens = await _count(services, name, len(raw), dialect.media(body))
-    await exchange.send_json(200, {"totalTokens": tokens})
+    await _offered(services, caller, key_id, name)
+    await exchange.send_json(200, {"totalTokens": _estimate(len(raw), dialect.media(body))})
 
 
-async def _count(services: Services, name: str, body_bytes: int, media: list[Medium]) -> int:
-    """An estimate of a request's input tokens. Raises Refusal for a model that is not there."""
-    if name not in (await current_catalog(services)).by_name:
-        raise refusals.unknown_model(name)
+def _estimate(body_bytes: int, media: list[Medium]) -> int:
+    """A request's input tokens, about."""
     return prompts.measure(body_bytes, media, {}).tokens_estimate()
 
 

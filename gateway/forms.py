@@ -1,11 +1,13 @@
-"""Forms of limits, for the console and the admin: whole numbers, and budgets in dollars."""
+"""Forms of limits, for the console and the admin: whole numbers, budgets in dollars, models."""
 
+from collections.abc import Collection
 from typing import Any
 
 from django import forms
 
 from billing import money
-from gateway import allowances
+from gateway import allowances, catalog
+from gateway.models import Limit
 
 NUMBERS = {
     "requests_per_minute": "Requests per minute",
@@ -32,16 +34,35 @@ class DollarsField(forms.CharField):
             raise forms.ValidationError(str(error)) from None
 
 
+class ModelsField(forms.MultipleChoiceField):
+    """Models to be confined to, by public name; none means all."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, **kwargs)
+
+    def offer(self, named: Collection[str]) -> None:
+        """The models there are, and what is `named` already: saving must not take that away."""
+        offered = list(catalog.names())
+        gone = sorted(set(named).difference(offered))
+        self.choices = [
+            *((name, name) for name in offered),
+            *((name, f"{name} (not offered now)") for name in gone),
+        ]
+
+
 def dollars(nanos: int | None) -> str:
     """An amount as it is typed: exact, without a sign; empty for none."""
     return "" if nanos is None else format(money.dollars_from_nanos(nanos), "f")
 
 
 class LimitForm(forms.Form):
-    """The limits of one scope. What is left empty is not limited there."""
+    """The limits of one scope. What is left empty is not limited there.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    `row` is what the scope has now.
+    """
+
+    def __init__(self, data: Any = None, *, row: Limit | None) -> None:
+        super().__init__(data, initial=initial(row))
         for name, label in NUMBERS.items():
             self.fields[name] = forms.IntegerField(
                 label=label,
@@ -65,12 +86,17 @@ class LimitForm(forms.Form):
                 ),
             )
 
-    def values(self) -> dict[str, int | None]:
-        """All five, by the names of the row's fields."""
-        return {name: self.cleaned_data[name] for name in (*NUMBERS, *BUDGETS)}
+        models = ModelsField(label="Models", widget=forms.CheckboxSelectMultiple)
+        models.offer(row.allowed_models if row else ())
+        self.fields["allowed_models"] = models
+
+    def values(self) -> allowances.Values:
+        """All six, by the names of the row's fields."""
+        return {name: self.cleaned_data[name] for name in (*NUMBERS, *BUDGETS, "allowed_models")}
 
 
-def initial(row: Any) -> dict[str, Any]:
+def initial(row: Limit | None) -> dict[str, Any]:
     """What the form shows of a row, or of no row."""
     numbers = {name: getattr(row, name, None) for name in NUMBERS}
-    return numbers | {name: dollars(getattr(row, name, None)) for name in BUDGETS}
+    budgets = {name: dollars(getattr(row, name, None)) for name in BUDGETS}
+    return {**numbers, **budgets, "allowed_models": row.allowed_models if row else []}

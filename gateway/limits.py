@@ -168,11 +168,7 @@ class Limiter:
 
         Raises Refusal (503), too, when it is not known what a budgeted organization has spent.
         """
-        scopes = [
-            limits
-            for limits in caller.limits
-            if limits.scope != "key" or limits.scope_id == opening.key_id
-        ]
+        scopes = caller.limits_of(opening.key_id)
         spending = await self._spending_of(caller, scopes)
         # Nothing awaits from here until the call is counted: checking and counting are one.
         now = time.time()

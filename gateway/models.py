@@ -158,6 +158,8 @@ class Limit(models.Model):
     )
     daily_budget_nanos = models.PositiveBigIntegerField(null=True, blank=True)
     monthly_budget_nanos = models.PositiveBigIntegerField(null=True, blank=True)
+    # Public names; empty for all. One that nobody offers any more allows nothing.
+    allowed_models = models.JSONField(default=list, blank=True)
     updated_at = models.DateTimeField(auto_now=True, editable=False)
 
     class Meta:

@@ -274,7 +274,13 @@ async def _generate(
     catalog = await current_catalog(services)
     if ask.dialect == "openai_responses" and inspection.model not in catalog.by_name:
         raise refusals.unknown_model_of_response(inspection.model)
-    candidates = routing.choose(catalog, inspection.model, capability=CHAT, chance=attempts.CHANCE)
+    candidates = routing.choose(
+        catalog,
+        inspection.model,
+        capability=CHAT,
+        chance=attempts.CHANCE,
+        scopes=caller.limits_of(received.key_id),
+    )
     expanded = await state.expand(services.store, caller, dialect, inspection, body)
     forwarded = forwarded_headers(ask.dialect, exchange.header)
     translation = Translation(dialect, inspection, expanded, forwarded)

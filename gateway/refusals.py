@@ -248,6 +248,20 @@ def unknown_model_of_response(model: str) -> Refusal:
     )
 
 
+def model_not_allowed(model: str, scope: str) -> Refusal:
+    """The model is there, but this scope's calls are confined to others."""
+    return Refusal(
+        403,
+        INVALID,
+        f"The model `{model[:120]}` is not among those that this {scope} may use. "
+        "GET /api/ai/v1/models lists the models of your key; they are chosen in the console under "
+        "Limits.",
+        code="model_not_allowed",
+        param="model",
+        extra={"scope": scope},
+    )
+
+
 def provider_not_configured(model: str, provider: str, label: str) -> Refusal:
     """The model is known, but nobody gave us a credential for its provider."""
     return Refusal(

@@ -1,25 +1,57 @@
-"""Choosing who serves a model. Pure decisions over the catalog; must not call anybody."""
+"""Choosing who serves a model, among those that may be used.
+
+Pure decisions over the catalog and what scopes permit; must not call anybody.
+"""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from gateway import refusals
 from gateway.catalog import CHAT, EMBEDDINGS, Candidate, Catalog
+from gateway.windows import ScopeLimits
 
 ENDPOINTS = {CHAT: "/v1/chat/completions", EMBEDDINGS: "/v1/embeddings"}
 
 
+def listed(catalog: Catalog, scopes: Iterable[ScopeLimits]) -> list[Candidate]:
+    """The first candidate of every model that all scopes permit, by public name."""
+    confining = [limits for limits in scopes if limits.model_lists]
+    return [
+        row for row in catalog.models() if all(limits.permits(row.names) for limits in confining)
+    ]
+
+
+def find(catalog: Catalog, model: str, scopes: Iterable[ScopeLimits]) -> Sequence[Candidate]:
+    """Everybody offering `model` whose use all scopes permit, at least one.
+
+    Raises Refusal: unknown model, not allowed by a scope.
+    """
+    candidates: Sequence[Candidate] = catalog.by_name.get(model, ())
+    if not candidates:
+        raise refusals.unknown_model(model)
+    for limits in scopes:
+        if limits.model_lists:
+            # An alias may be shared by models of which only some are permitted.
+            candidates = [row for row in candidates if limits.permits(row.names)]
+            if not candidates:
+                raise refusals.model_not_allowed(model, limits.scope)
+    return candidates
+
+
 def choose(
-    catalog: Catalog, model: str, *, capability: str, chance: random.Random
+    catalog: Catalog,
+    model: str,
+    *,
+    capability: str,
+    chance: random.Random,
+    scopes: Iterable[ScopeLimits] = (),
 ) -> list[Candidate]:
     """Who serves `model`, in the order to try: by position, then by chance according to weight.
 
-    Raises Refusal: unknown model, not offered for this, no credential, no price.
+    Raises Refusal: unknown model, not allowed, not offered for this, no credential, no price.
     """
-    candidates = catalog.by_name.get(model)
-    if not candidates:
-        raise refusals.unknown_model(model)
+    candidates = find(catalog, model, scopes)
     offered = [row for row in candidates if capability in row.capabilities]
     if not offered:
         elsewhere = [ENDPOINTS[name] for name in ENDPOINTS if name in candidates[0].capabilities]

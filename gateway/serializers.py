@@ -98,6 +98,16 @@ class LimitValuesSerializer(serializers.Serializer[Any]):
     )
     dailyBudgetUsd = DollarsField(source="daily_budget_nanos", required=False, allow_null=True)
     monthlyBudgetUsd = DollarsField(source="monthly_budget_nanos", required=False, allow_null=True)
+    models = serializers.ListField(
+        source="allowed_models",
+        child=serializers.CharField(max_length=allowances.MODEL_NAME_MAX),
+        required=False,
+        allow_null=True,
+        allow_empty=False,
+        max_length=allowances.MODELS_MAX,
+        error_messages={"empty": "Name at least one model, or send null to allow all."},
+        help_text="Public names of the models that may be used; null for all.",
+    )
 
     def to_internal_value(self, data: Any) -> Any:
         """Refuses what is no limit, by name."""
@@ -150,6 +160,9 @@ class KeyInfoSerializer(serializers.Serializer[None]):
     createdAt = serializers.DateTimeField(allow_null=True)
     lastUsedAt = serializers.DateTimeField(allow_null=True)
     limits = LimitValuesSerializer(help_text="The lowest of every scope's.")
+    models = serializers.ListField(
+        child=serializers.CharField(), help_text="Those the key may use now."
+    )
 
 
 class RevokedSerializer(serializers.Serializer[None]):

@@ -70,6 +70,10 @@ class Caller:
     limits: tuple[ScopeLimits, ...] = ()
     is_suspended: bool = False
 
+    def limits_of(self, key_id: int) -> list[ScopeLimits]:
+        """Those that apply to calls with this key, narrowest scope first."""
+        return [one for one in self.limits if one.scope != "key" or one.scope_id == key_id]
+
 
 @dataclass(slots=True)
 class _Entry(Generic[Value]):

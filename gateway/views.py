@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from billing import usage
 from deployments import directory, environment
 from deployments.models import Deployment
-from gateway import alerts, allowances, catalog, consumption, forms, provisioning
+from gateway import alerts, allowances, catalog, consumption, provisioning
 from gateway.allowances import ScopeNotFound, Subject
 from gateway.forms import LimitForm
 from gateway.models import GatewayKey
@@ -224,8 +224,7 @@ def limit_list(request: ConsoleRequest) -> HttpResponse:
 def limit_detail(request: ConsoleRequest, scope: str, name: str) -> HttpResponse:
     """One scope's limits; a form for those who may set them."""
     subject = _subject(request, scope, name)
-    form = LimitForm(initial=forms.initial(allowances.read(subject)))
-    return _limit_page(request, subject, form)
+    return _limit_page(request, subject, LimitForm(row=allowances.read(subject)))
 
 
 @require_POST
@@ -233,7 +232,7 @@ def limit_detail(request: ConsoleRequest, scope: str, name: str) -> HttpResponse
 def limit_set(request: ConsoleRequest, scope: str, name: str) -> HttpResponse:
     """Sets all limits of one scope; they count within a second."""
     subject = _subject(request, scope, name)
-    form = LimitForm(request.POST)
+    form = LimitForm(request.POST, row=allowances.read(subject))
     if not form.is_valid():
         return _limit_page(request, subject, form, status=400)
     allowances.change(subject, form.values())
@@ -257,7 +256,7 @@ def _limit_page(
     context = {
         "subject": subject,
         "scope": subject.scope.lower(),
-        "gauges": consumption.of_subject(subject, timezone.now()),
+        "consumption": consumption.of_subject(subject, timezone.now()),
         "form": form,
     }
     return render(request, "gateway/limit_detail.html", context, status=status)

@@ -6,7 +6,7 @@ arithmetic, microseconds per call: no clock of its own, no network, no Django.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 WINDOW_SECONDS = 60
@@ -34,11 +34,17 @@ class ScopeLimits:
     daily_nanos: int | None = None
     monthly_nanos: int | None = None
     is_shared: bool = False
+    # Models that the scope's calls are confined to, by name: one must be in each of these.
+    model_lists: tuple[frozenset[str], ...] = ()
 
     @property
     def has_budget(self) -> bool:
         """Whether money is limited here."""
         return self.daily_nanos is not None or self.monthly_nanos is not None
+
+    def permits(self, names: Collection[str]) -> bool:
+        """Whether a model that has these names, its public one and its aliases, may be used."""
+        return all(not allowed.isdisjoint(names) for allowed in self.model_lists)
 
 
 @dataclass(slots=True)

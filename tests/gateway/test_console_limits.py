@@ -10,7 +10,7 @@ from django.utils import timezone
 from billing.pricing import Usage
 from deployments.models import Deployment
 from gateway import keys
-from gateway.models import GatewayKey, Limit
+from gateway.models import GatewayKey, Limit, ModelRoute
 from orgs.models import Membership, Organization, Workspace
 from tests import factories
 
@@ -161,6 +161,45 @@ def test_staffs_limits_show_in_the_organizations_and_are_not_its_own_to_set(
     assert owner_client.post(staff, {**EMPTY, "concurrency": "99"}).status_code == 404
 
 
+def test_an_owner_chooses_models_and_members_see_them(
+    owner_client: Client, member_client: Client, organization: Organization
+) -> None:
+    for name in ("gpt-4o", "claude-opus-4.5"):
+        factories.make_route(public_name=name)
+    target = (organization, "organization", organization.slug)
+    answer = owner_client.post(url(*target, is_set=True), {**EMPTY, "allowed_models": ["gpt-4o"]})
+    assert answer.status_code == 302
+    assert Limit.objects.get().allowed_models == ["gpt-4o"]
+    assert 'value="gpt-4o" id="id_allowed_models_1" checked' in _text(owner_client, *target)
+    assert 'value="claude-opus-4.5" id="id_allowed_models_0">' in _text(owner_client, *target)
+    for page in (_text(member_client, *target), _text(member_client, organization)):
+        assert "Models: gpt-4o" in page
+        assert "claude-opus-4.5" not in page
+
+
+def test_saving_other_limits_does_not_free_who_was_confined_to_a_model_that_is_gone(
+    owner_client: Client, organization: Organization
+) -> None:
+    route = factories.make_route(public_name="gpt-4o")
+    target = (organization, "organization", organization.slug)
+    owner_client.post(url(*target, is_set=True), {**EMPTY, "allowed_models": ["gpt-4o"]})
+    ModelRoute.objects.filter(pk=route.pk).delete()
+    page = _text(owner_client, *target)
+    assert "gpt-4o (not offered now)" in page
+    fields = {**EMPTY, "concurrency": "3", "allowed_models": ["gpt-4o"]}
+    assert owner_client.post(url(*target, is_set=True), fields).status_code == 302
+    assert Limit.objects.get().allowed_models == ["gpt-4o"]
+    refused = owner_client.post(
+        url(*target, is_set=True), {**EMPTY, "allowed_models": ["gpt-4o", "gpt-5"]}
+    )
+    assert refused.status_code == 400
+    assert "gpt-5 is not one of the available choices" in refused.content.decode()
+
+
+def _text(client: Client, *target: Any) -> str:
+    return client.get(url(*target)).content.decode()
+
+
 # --- the admin --------------------------------------------------------------------------------
 
 
@@ -188,6 +227,13 @@ def test_staff_set_an_organizations_limits_in_dollars(
     staff_client.post(change, {"concurrency": "5", "monthly_budget": "50"})
     row.refresh_from_db()
     assert (row.concurrency, row.monthly_budget_nanos) == (5, 50_000_000_000)
+    factories.make_route(public_name="gpt-4o")
+    staff_client.post(change, {"concurrency": "5", "allowed_models": ["gpt-4o"]})
+    row.refresh_from_db()
+    assert (row.concurrency, row.allowed_models) == (5, ["gpt-4o"])
+    assert 'value="gpt-4o"' in staff_client.get(change).content.decode()
+    listed = staff_client.get(reverse("admin:gateway_limit_changelist")).content.decode()
+    assert "gpt-4o" in listed
     override = {**fields, "scope": "DEPLOYMENT", "name": deployment.deploy_id}
     assert staff_client.post(reverse("admin:gateway_limit_add"), override).status_code == 302
     assert Limit.objects.filter(scope="DEPLOYMENT", scope_id=deployment.pk).exists()

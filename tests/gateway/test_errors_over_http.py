@@ -172,6 +172,7 @@ def _make_tenants() -> dict[str, Tenant]:
         "thrifty": {"daily_budget_nanos": 1},
         "spendthrift": {"daily_budget_nanos": 1},
         "frugal": {"daily_budget_nanos": 165 * DOLLAR // 1000},
+        "confined": {"allowed_models": [GEMINI]},
     }.items():
         made[name] = make_tenant(dollars=1000)
         scope = {"scope": Limit.Scope.DEPLOYMENT, "scope_id": made[name].deployment.pk}
@@ -469,15 +470,15 @@ ROWS = (
     ),
     Row(
         "model not allowed for the key",
-        Situation(),
+        Situation(key="confined"),
         status=403,
         type=INVALID,
         code="model_not_allowed",
         param="model",
-        message="",
+        message=r"^The model `gpt-4o` is not among those that this deployment may use\. ",
         anthropic=(403, "permission_error"),
         gemini=(403, "PERMISSION_DENIED"),
-        absent=dict.fromkeys(WIRES, "no key is limited to some models"),
+        extra=("scope",),
     ),
     Row(
         "unknown model",

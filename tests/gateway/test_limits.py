@@ -31,7 +31,7 @@ RATE_HEADERS = {
 }
 
 
-async def limit(tenant: Tenant, scope: str = Scope.DEPLOYMENT, **values: int) -> Limit:
+async def limit(tenant: Tenant, scope: str = Scope.DEPLOYMENT, **values: Any) -> Limit:
     ids = {
         Scope.DEPLOYMENT: tenant.deployment.pk,
         Scope.WORKSPACE: tenant.workspace.pk,

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from deployments.models import Deployment
 from gateway import keys
-from gateway.models import GatewayKey, Limit
+from gateway.models import GatewayKey, Limit, ModelRoute
 from orgs.models import Workspace
 from tests import factories
 
@@ -17,6 +17,7 @@ NOTHING = {
     "concurrency": None,
     "dailyBudgetUsd": None,
     "monthlyBudgetUsd": None,
+    "models": None,
 }
 
 
@@ -112,6 +113,10 @@ def test_staffs_limits_are_seen_and_cannot_be_raised(
         ({"dailyBudgetUsd": "lots"}, "limits.dailyBudgetUsd"),
         ({"monthlyBudgetUsd": "100000001"}, "limits.monthlyBudgetUsd"),
         ({"requestPerMinute": 5}, "limits.requestPerMinute"),
+        ({"models": []}, "limits.models"),
+        ({"models": "gpt-4o"}, "limits.models"),
+        ({"models": ["gpt-5o"]}, "limits.models"),
+        ({"models": ["x"] * 201}, "limits.models"),
         ([], "limits"),
     ],
 )
@@ -149,3 +154,115 @@ def test_rotating_a_key_lifts_no_limit(agent: Any, key: GatewayKey) -> None:
     assert agent("aigateway/limits").json()["key"]["requestsPerMinute"] == 7
     agent("aigateway/rotate")
     assert agent("aigateway/limits").json()["key"]["requestsPerMinute"] == 7
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offered(db: None) -> None:
+    factories.make_route(public_name="gpt-4o", provider="openai")
+    sonnet = factories.make_route(public_name="claude-sonnet-4.5", provider="anthropic")
+    sonnet.aliases = ["claude-sonnet-4-5"]
+    sonnet.save()
+    factories.make_route(public_name="claude-opus-4.5", provider="anthropic")
+
+
+def confine(agent: Any, *models: str, scope: str = "deployment") -> Any:
+    return agent("aigateway/limits", {"scope": scope, "limits": {"models": list(models)}})
+
+
+def test_models_are_set_by_any_of_their_names_and_none_exceeds_its_parent(
+    agent: Any, key: GatewayKey, offered: None
+) -> None:
+    confine(agent, "claude-sonnet-4-5", "gpt-4o", "claude-sonnet-4.5", scope="key")
+    answer = confine(agent, "gpt-4o", "claude-opus-4.5").json()
+    assert answer["key"]["models"] == ["claude-sonnet-4.5", "gpt-4o"]
+    assert answer["deployment"]["models"] == ["claude-opus-4.5", "gpt-4o"]
+    assert answer["workspace"]["models"] is None
+    assert answer["effective"]["models"] == ["gpt-4o"]
+    info = agent("aigateway/info").json()
+    assert (info["models"], info["limits"]["models"]) == (["gpt-4o"], ["gpt-4o"])
+    assert agent("aigateway/provision").json()["models"] == ["gpt-4o"]
+    assert agent("aigateway/rotate").json()["models"] == ["gpt-4o"]
+    assert agent("aigateway/limits").json()["key"]["models"] == ["claude-sonnet-4.5", "gpt-4o"]
+
+
+def test_null_lifts_the_list_and_leaves_the_other_limits(
+    agent: Any, key: GatewayKey, offered: None
+) -> None:
+    confine(agent, "gpt-4o")
+    agent("aigateway/limits", {"limits": {"concurrency": 3}})
+    answer = agent("aigateway/limits", {"limits": {"models": None}}).json()
+    assert answer["deployment"] == {**NOTHING, "concurrency": 3}
+    everything = ["claude-opus-4.5", "claude-sonnet-4.5", "gpt-4o"]
+    assert agent("aigateway/info").json()["models"] == everything
+    agent("aigateway/limits", {"limits": {"concurrency": None}})
+    assert Limit.objects.count() == 0
+
+
+def test_an_agent_cannot_allow_what_owners_or_staff_withhold(
+    agent: Any, key: GatewayKey, workspace: Workspace, offered: None
+) -> None:
+    for scope in (Limit.Scope.ORGANIZATION, Limit.Scope.STAFF):
+        Limit.objects.create(
+            organization=workspace.organization,
+            scope=scope,
+            scope_id=workspace.organization_id,
+            allowed_models=["gpt-4o", scope.lower()],
+        )
+    for scope in ("key", "deployment", "workspace"):
+        answer = confine(agent, "gpt-4o", "claude-opus-4.5", scope=scope).json()
+        assert answer["organization"]["models"] == ["gpt-4o"]
+        assert answer["effective"]["models"] == ["gpt-4o"]
+    assert confine(agent, "gpt-4o", scope="organization").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("gpt-5o", "There is no model `gpt-5o`. Did you mean gpt-4o?"),
+        ("claude-sonet-4.5", "Did you mean claude-sonnet-4.5 or claude-sonnet-4-5"),
+        ("GPT-4o", "Did you mean gpt-4o?"),
+        (
+            "mistral",
+            "The models are claude-opus-4.5, claude-sonnet-4-5, claude-sonnet-4.5, gpt-4o.",
+        ),
+    ],
+)
+def test_a_name_that_no_model_has_is_answered_with_those_like_it(
+    name: str, problem: str, agent: Any, deployment: Deployment, offered: None
+) -> None:
+    answer = confine(agent, "gpt-4o", name)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["field"] == "limits.models"
+    assert problem in answer.json()["error"]["message"]
+    assert Limit.objects.count() == 0
+
+
+def test_a_list_can_be_sent_again_when_one_of_its_models_is_gone(
+    agent: Any, key: GatewayKey, offered: None
+) -> None:
+    confine(agent, "gpt-4o", "claude-opus-4.5")
+    ModelRoute.objects.filter(public_name="claude-opus-4.5").update(is_active=False)
+    set_now = agent("aigateway/limits").json()["deployment"]["models"]
+    assert set_now == ["claude-opus-4.5", "gpt-4o"]
+    answer = confine(agent, *set_now).json()
+    assert answer["deployment"]["models"] == set_now
+    assert answer["effective"]["models"] == ["gpt-4o"]
+    assert confine(agent, "claude-opus-4.5", scope="workspace").status_code == 400
+
+
+def test_outsiders_neither_see_nor_set_models(
+    outsider_agent: Any,
+    agent: Any,
+    key: GatewayKey,
+    other_workspace: Workspace,
+    offered: None,
+) -> None:
+    confine(agent, "gpt-4o")
+    factories.make_deployment(workspace=other_workspace)
+    assert len(outsider_agent("aigateway/info").json()["models"]) == 3
+    body = {"deployId": key.deployment.deploy_id, "limits": {"models": None}}
+    assert outsider_agent("aigateway/limits", body).status_code == 404
+    assert Limit.objects.get().allowed_models == ["gpt-4o"]

@@ -10,6 +10,7 @@ from gateway.catalog import CHAT, EMBEDDINGS, Candidate, Catalog
 from gateway.credentials import Upstream
 from gateway.providers import PROVIDERS
 from gateway.refusals import Refusal
+from gateway.windows import ScopeLimits
 
 PRICE = Price(1, {"input": ((0, 1),), "output": ((0, 1),)})
 
@@ -23,10 +24,12 @@ def candidate(
     priced: bool = True,
     position: int = 0,
     weight: int = 1,
+    public_name: str = "m",
+    aliases: tuple[str, ...] = (),
 ) -> Candidate:
     row = PROVIDERS[provider]
     return Candidate(
-        public_name="m",
+        public_name=public_name,
         provider=row,
         upstream=Upstream(row, "https://up.example", "k") if configured else None,
         upstream_name=name,
@@ -38,6 +41,7 @@ def candidate(
         output_tokens_max=8,
         capabilities=frozenset(endpoints),
         created_at=1,
+        aliases=aliases,
     )
 
 
@@ -100,3 +104,58 @@ def test_a_model_without_a_credential_says_how_to_add_one() -> None:
 def test_a_model_without_a_price_is_not_called() -> None:
     refusal = refused(candidate(priced=False))
     assert (refusal.status, refusal.code) == (503, "model_not_priced")
+
+
+# --- which models may be used -------------------------------------------------------------------
+
+
+def confined(*lists: set[str], scope: str = "key") -> ScopeLimits:
+    return ScopeLimits(scope, 1, model_lists=tuple(frozenset(names) for names in lists))
+
+
+BIG = candidate(public_name="big", aliases=("best", "large"))
+SMALL = candidate(public_name="small", aliases=("best",))
+CATALOG = Catalog({"big": (BIG,), "small": (SMALL,), "large": (BIG,), "best": (BIG, SMALL)})
+
+
+@pytest.mark.parametrize(
+    ("model", "scopes", "found"),
+    [
+        ("big", [], ["big"]),
+        ("big", [confined()], ["big"]),
+        ("big", [confined({"big"}), confined({"small", "big"})], ["big"]),
+        ("large", [confined({"big"})], ["big"]),
+        ("big", [confined({"large"})], ["big"]),  # as it was called when the list was made
+        ("best", [confined({"small"})], ["small"]),
+        ("best", [confined({"small", "big"})], ["big", "small"]),
+    ],
+)
+def test_models_are_found_as_far_as_every_scope_permits(
+    model: str, scopes: list[ScopeLimits], found: list[str]
+) -> None:
+    assert [row.public_name for row in routing.find(CATALOG, model, scopes)] == found
+
+
+@pytest.mark.parametrize(
+    ("scopes", "refusing"),
+    [
+        ([confined({"small"})], "key"),
+        ([confined(), confined({"gone"}, scope="workspace")], "workspace"),
+        ([confined({"big"}, {"small"}, scope="organization")], "organization"),
+    ],
+)
+def test_a_model_that_a_scope_does_not_permit_is_a_403_naming_the_scope(
+    scopes: list[ScopeLimits], refusing: str
+) -> None:
+    with pytest.raises(Refusal) as raised:
+        routing.find(CATALOG, "big", scopes)
+    refusal = raised.value
+    assert (refusal.status, refusal.code, refusal.param) == (403, "model_not_allowed", "model")
+    assert f"this {refusing} may use" in refusal.message
+    assert refusal.extra == {"scope": refusing}
+
+
+def test_only_permitted_models_are_listed() -> None:
+    assert [row.public_name for row in routing.listed(CATALOG, [])] == ["big", "small"]
+    assert routing.listed(CATALOG, [confined({"small"}), confined()]) == [SMALL]
+    assert routing.listed(CATALOG, [confined({"small"}), confined({"big"})]) == []
