@@ -10,10 +10,14 @@ from weakref import WeakKeyDictionary
 from django.conf import settings
 
 from deployments.runtime.driver import FunctionDriver, Launcher
+from deployments.runtime.local_bwrap import LocalBwrap
 from deployments.runtime.local_plain import LocalPlain
 from deployments.runtime.pool import Pool
 
-LAUNCHERS: dict[str, type[Launcher]] = {LocalPlain.name: LocalPlain}
+LAUNCHERS: dict[str, type[Launcher]] = {
+    LocalPlain.name: LocalPlain,
+    LocalBwrap.name: LocalBwrap,
+}
 
 _drivers: WeakKeyDictionary[asyncio.AbstractEventLoop, FunctionDriver] = WeakKeyDictionary()
 

@@ -58,6 +58,11 @@ def environment_of(spec: FunctionSpec, place: Place) -> dict[str, str]:
     }
 
 
+def node_arguments(spec: FunctionSpec) -> list[str]:
+    """Options of node for the function."""
+    return [f"--max-old-space-size={int(spec.memory_mb * HEAP_SHARE)}"]
+
+
 def _guards() -> list[str]:
     """Programs to start Node through, where the system has them; each replaces itself by the next.
 
@@ -89,7 +94,7 @@ class LocalPlain:
         return await asyncio.create_subprocess_exec(
             *_guards(),
             str(node_path()),
-            f"--max-old-space-size={int(spec.memory_mb * HEAP_SHARE)}",
+            *node_arguments(spec),
             str(BOOTSTRAP),
             cwd=spec.folder,
             env=environment_of(spec, place),
