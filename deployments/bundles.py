@@ -107,10 +107,10 @@ class _BoundedReads:
 
 
 def unpack(bundle: BinaryIO, into: Path, budget: Budget | None = None) -> Unpacked:
-    """Write the files of the zip `bundle` below the empty folder `into`, durably, mode 0644.
+    """Write the files of the zip `bundle` below the empty folder `into`, mode 0644.
 
     `bundle` must be seekable. Raises UnableToReadBundle; `into` may then hold some files, and the
-    caller removes it. The caller also renames it into place.
+    caller removes it. The caller also syncs it and renames it into place.
     """
     if any(into.iterdir()):
         raise ValueError(f"{into} is not empty.")
@@ -125,9 +125,6 @@ def unpack(bundle: BinaryIO, into: Path, budget: Budget | None = None) -> Unpack
     written = 0
     for entry in entries:
         written += _write(bundle, entry, into, budget, room=budget.total_bytes_max - written)
-    # One call for all files: an fsync each took seconds for a bundle of three thousand. Linux
-    # returns when everything is on the disk (sync(2)).
-    os.sync()
     return Unpacked(file_count=len(entries), byte_count=written)
 
 

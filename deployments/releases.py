@@ -137,8 +137,8 @@ def activate(release: Release, *, at: datetime) -> Release:
         raise UnableToRollBack(
             f"Release {release.public_id} was never live; deploy again instead of rolling back."
         )
-    if not storage.release_folder(release).is_dir():
-        _unpack(release)
+    if not storage.is_placed(release):
+        restore(release)
     with transaction.atomic():
         deployment = _locked(release)
         if deployment.deleted_at is not None:
@@ -146,6 +146,14 @@ def activate(release: Release, *, at: datetime) -> Release:
         if deployment.active_release_id != release.pk:
             _point_at(deployment, release, at=at)
     return release
+
+
+def restore(release: Release) -> None:
+    """Bring the files of a release back from its bundle (blocking; no database).
+
+    Raises UnableToRelease.
+    """
+    _unpack(release)
 
 
 def find(deployment: Deployment, public_id: str) -> Release:

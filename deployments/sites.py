@@ -20,10 +20,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
-from deployments import environment, routing, serving
+from deployments import confinement, environment, releases, routing, serving, staticindex, storage
 from deployments.models import Deployment, Release
 from deployments.runtime import drivers, events
 from deployments.runtime.driver import (
@@ -43,6 +42,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = serving.Send
 
+# Releases unpacked again at once, in threads of this process, when their files are missing here,
+# and how long one whose bundle cannot be had is not asked for again.
+RESTORES_MAX = 2
+RESTORE_PAUSE_SECONDS = 10.0
 FRESH_SECONDS = 1.0  # how long a delete or an activation may go unnoticed
 SITES_KEPT_MAX = 256
 BODY_BYTES_MAX = 6 * 1024 * 1024
@@ -53,6 +56,14 @@ ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
 
 class UnableToServe(Exception):
     """The active release cannot be served; the message is for the operator's log."""
+
+
+class _FilesMissing(Exception):
+    """The active release was unpacked on another host, or its folder is lost."""
+
+    def __init__(self, release: Release) -> None:
+        super().__init__(release.public_id)
+        self.release = release
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,8 @@ class _Known:
 def _load(deploy_id: str, known: Site | None) -> tuple[bool, Site | None]:
     """Whether the deployment exists, and its active release (blocking).
 
-    `known` is given back when it is still the active one. Raises UnableToServe, DatabaseError.
+    `known` is given back when it is still the active one. Raises UnableToServe, _FilesMissing,
+    DatabaseError.
     """
     close_old_connections()
     deployment = (
@@ -99,10 +111,14 @@ def _load(deploy_id: str, known: Site | None) -> tuple[bool, Site | None]:
 
 
 def _build(deployment: Deployment, release: Release) -> Site:
-    folder = settings.RELEASES_DIR / release.public_id
+    folder = storage.release_folder(release)
     manifest = release.manifest
-    if not folder.is_dir():
-        raise UnableToServe(f"The files of release {release.public_id} are not in {folder}.")
+    try:
+        files = serving.StaticFiles.read(
+            folder, activated_at=release.activated_at or release.created_at
+        )
+    except staticindex.UnableToReadIndex:
+        raise _FilesMissing(release) from None
     try:
         router = routing.Router(manifest.get("routes", []))
     except routing.UnableToRoute as error:
@@ -123,7 +139,6 @@ def _build(deployment: Deployment, release: Release) -> Site:
         )
         for name, function in manifest.get("functions", {}).items()
     }
-    files = serving.StaticFiles.scan(folder / "static")
     return Site(release.public_id, router, files, functions)
 
 
@@ -133,6 +148,8 @@ class _Directory:
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lookups: dict[str, asyncio.Task[_Known]] = {}
+        self._restores = asyncio.Semaphore(RESTORES_MAX)
+        self._restore_failed_at: OrderedDict[str, float] = OrderedDict()  # by release
 
     async def find(self, deploy_id: str) -> _Known:
         """What is known now. Raises UnableToServe, DatabaseError."""
@@ -150,7 +167,7 @@ class _Directory:
     async def _look_up(self, deploy_id: str, known: _Known | None) -> _Known:
         checked_at = time.monotonic()
         try:
-            exists, site = await sync_to_async(_load)(deploy_id, known.site if known else None)
+            exists, site = await self._load(deploy_id, known.site if known else None)
         except DatabaseError:
             if known is None or known.site is None:
                 raise
@@ -162,6 +179,34 @@ class _Directory:
         while len(self._known) > SITES_KEPT_MAX:
             self._known.popitem(last=False)
         return found
+
+    async def _load(self, deploy_id: str, known: Site | None) -> tuple[bool, Site | None]:
+        """As `_load`, with the release's files brought back from its bundle if need be, once."""
+        try:
+            return await sync_to_async(_load)(deploy_id, known)
+        except _FilesMissing as missing:
+            await self._restore(missing.release)
+        try:
+            return await sync_to_async(_load)(deploy_id, known)
+        except _FilesMissing as missing:
+            raise UnableToServe(
+                f"The files of release {missing.release} were lost again."
+            ) from None
+
+    async def _restore(self, release: Release) -> None:
+        """Unpack the release again, in a thread of its own. Raises UnableToServe."""
+        failed_at = self._restore_failed_at.get(release.public_id)
+        if failed_at is not None and time.monotonic() - failed_at < RESTORE_PAUSE_SECONDS:
+            raise UnableToServe(f"The files of release {release} could not be brought back.")
+        logger.warning("Release %s has no files here: unpacking its bundle again.", release)
+        try:
+            async with self._restores:
+                await asyncio.to_thread(releases.restore, release)
+        except (releases.UnableToRelease, confinement.ChildCrashed, OSError) as error:
+            self._restore_failed_at[release.public_id] = time.monotonic()
+            while len(self._restore_failed_at) > SITES_KEPT_MAX:
+                self._restore_failed_at.popitem(last=False)
+            raise UnableToServe(f"The files of release {release}: {error}") from error
 
 
 _directories: WeakKeyDictionary[asyncio.AbstractEventLoop, _Directory] = WeakKeyDictionary()

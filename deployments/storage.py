@@ -19,10 +19,11 @@ from typing import BinaryIO, Self
 
 from django.conf import settings
 
-from deployments import bundles
+from deployments import bundles, staticindex
 from deployments.models import Release
 
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+UNPACKING_PREFIX, REMOVED_PREFIX = ".unpacking-", ".removed-"
 LEFTOVER_AGE = timedelta(days=1)
 
 
@@ -119,7 +120,7 @@ def unpacking() -> Iterator[Path]:
     """A new empty folder beside the releases; gone afterwards unless it was moved into place."""
     root = Path(settings.RELEASES_DIR)
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=".unpacking-"))
+    folder = Path(tempfile.mkdtemp(dir=root, prefix=UNPACKING_PREFIX))
     folder.chmod(0o755)
     try:
         yield folder
@@ -133,10 +134,16 @@ def place_release(folder: Path, release: Release) -> None:
     A release's files never change, so when they are there already they stay.
     """
     target = release_folder(release)
-    if not target.exists():
+    if not is_placed(release):
+        _remove_folder(target)  # half of one, from a disk that lost the rest
         with contextlib.suppress(FileExistsError):
             _rename_folder(folder, target)
     bundles.sync_path(target.parent)
+
+
+def is_placed(release: Release) -> bool:
+    """Whether the release's files are here, whole."""
+    return staticindex.is_written(release_folder(release))
 
 
 def _rename_folder(folder: Path, target: Path) -> None:
@@ -151,7 +158,16 @@ def _rename_folder(folder: Path, target: Path) -> None:
 
 def remove_release(release: Release) -> None:
     """Remove the release's files, as far as possible."""
-    shutil.rmtree(release_folder(release), ignore_errors=True)
+    _remove_folder(release_folder(release))
+
+
+def _remove_folder(folder: Path) -> None:
+    """Out of sight first: a removal cut short must not leave half a release in its place."""
+    with contextlib.suppress(OSError):
+        doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=REMOVED_PREFIX)) / "release"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(doomed)
+        shutil.rmtree(doomed.parent, ignore_errors=True)
 
 
 def remove_leftovers(*, at: datetime) -> int:
@@ -159,7 +175,8 @@ def remove_leftovers(*, at: datetime) -> int:
     oldest = (at - LEFTOVER_AGE).timestamp()
     candidates = [
         *_incoming_folder().glob("*.zip"),
-        *Path(settings.RELEASES_DIR).glob(".unpacking-*"),
+        *Path(settings.RELEASES_DIR).glob(f"{UNPACKING_PREFIX}*"),
+        *Path(settings.RELEASES_DIR).glob(f"{REMOVED_PREFIX}*"),
     ]
     removed = 0
     for path in candidates:

@@ -33,7 +33,8 @@ def test_a_deploy_unpacks_and_activates(deployment: Deployment, settings: Any) -
         "default": {"folder": "functions/default.func", "entry": "index.js"}
     }
     folder = Path(settings.RELEASES_DIR) / release.public_id
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "functions"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [".platform", "config.json", "functions"]
     snapshot = environment.open_snapshot(release)
     assert (snapshot["A"], snapshot["B"]) == ("user", "bundle")
     assert "bundle" not in release.environment_sealed

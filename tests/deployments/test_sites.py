@@ -12,13 +12,15 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
 
-from deployments import sites
+from deployments import releases, sites, staticindex, storage
 from deployments.models import Deployment, LogEntry, Release
 from deployments.runtime import drivers
 from orgs import vault
 from orgs.models import Workspace
 from tests import factories
+from tests.deployments.releasing import deploy
 from tests.deployments.waiting import until
+from tests.deployments.zips import static_site
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -73,6 +75,7 @@ def publish(settings: Any) -> Callable[..., Release]:
         for name, text in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
+        staticindex.write(folder)
         deployment.active_release = release
         deployment.deployed_at = timezone.now()
         deployment.save()
@@ -180,14 +183,47 @@ async def test_a_deployment_without_a_release_says_what_is_missing(
     assert "nothing has been deployed" in answer.text
 
 
-async def test_a_release_whose_files_are_lost_is_unavailable(
-    workspace: Workspace, caplog: pytest.LogCaptureFixture
+async def test_a_release_whose_files_and_bundle_are_lost_is_unavailable(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = await in_thread(factories.make_deployment)(workspace=workspace)
     answer = await visit(lost)
     assert answer.status == 503
-    assert "releases" not in answer.text
-    assert "The files of release" in caplog.text
+    assert "bundle" not in answer.text
+    assert "no longer kept" in caplog.text
+    # Nobody who reloads the page makes the server try again and again.
+    monkeypatch.setattr(releases, "restore", None)
+    assert (await visit(lost)).status == 503
+
+
+async def test_a_release_that_is_not_on_this_host_is_unpacked_from_its_bundle_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = await in_thread(factories.make_deployment)(workspace=workspace, deployed=False)
+    release = await in_thread(deploy)(deployment, static_site("from the bundle"))
+    before = staticindex.read(storage.release_folder(release))
+    await in_thread(storage.remove_release)(release)
+    restored: list[str] = []
+    restore = releases.restore
+
+    def counted(release: Release) -> None:
+        restored.append(release.public_id)
+        restore(release)
+
+    monkeypatch.setattr(releases, "restore", counted)
+    answers = await asyncio.gather(*(visit(deployment) for _ in range(5)))
+    assert {answer.text for answer in answers} == {"from the bundle"}
+    assert restored == [release.public_id]
+    assert staticindex.read(storage.release_folder(release)) == before
+
+
+async def test_half_a_folder_is_replaced_by_the_whole_release(workspace: Workspace) -> None:
+    deployment = await in_thread(factories.make_deployment)(workspace=workspace, deployed=False)
+    release = await in_thread(deploy)(deployment, static_site("whole"))
+    folder = storage.release_folder(release)
+    (folder / staticindex.FOLDER / staticindex.INDEX).unlink()
+    (folder / "static" / "index.html").write_text("half")
+    assert (await visit(deployment)).text == "whole"
 
 
 async def test_static_files_and_the_sites_own_not_found_page(
