@@ -15,11 +15,14 @@ from django.core.asgi import get_asgi_application
 
 _django = get_asgi_application()
 
+from channels.routing import URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
+from django.http.request import validate_host  # noqa: E402
+from django.urls import re_path  # noqa: E402
 
 from config import checks, edge, embedded  # noqa: E402
 from config.edge import Receive, Scope, Send  # noqa: E402
-from deployments import sites, uploads  # noqa: E402
+from deployments import consumers, sites, socket_urls, uploads  # noqa: E402
 from gateway.app import GatewayApp  # noqa: E402
 
 AI_PREFIX = "/api/ai/"
@@ -44,7 +47,7 @@ class Platform:
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 4404})
+            await self._serve_socket(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if refusal := edge.refusal_for(scope):
@@ -62,6 +65,13 @@ class Platform:
         else:
             await _serve_django(scope, receive, send)
 
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The platform's own sockets; deployed sites have none."""
+        if self._only_ai or edge.refusal_for(scope) or not _is_own_host(edge.host_of(scope)):
+            await _refuse_socket(scope, receive, send)
+        else:
+            await _sockets(scope, receive, send)
+
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
@@ -76,8 +86,10 @@ class Platform:
         try:
             _require_secrets()
             await self._ai.start()
-            if settings.EMBEDDED and not self._only_ai:
-                embedded.start_tasks()
+            if not self._only_ai:
+                await consumers.startup()
+                if settings.EMBEDDED:
+                    embedded.start_tasks()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
@@ -90,6 +102,7 @@ class Platform:
         finally:
             try:
                 if not self._only_ai:
+                    await consumers.shutdown()
                     await sites.shutdown()
             finally:
                 await asyncio.to_thread(embedded.stop_tasks)
@@ -116,6 +129,16 @@ def _deploy_id_of(host: str) -> str | None:
     return None if is_ours else name
 
 
+def _is_own_host(host: str) -> bool:
+    """Whether the platform itself, not a deployed site, is asked under this host."""
+    return _deploy_id_of(host) is None and validate_host(host, settings.ALLOWED_HOSTS)
+
+
+async def _refuse_socket(scope: Scope, receive: Receive, send: Send) -> None:
+    """End a handshake before it is accepted, which the client sees as HTTP 403."""
+    await send({"type": "websocket.close", "code": 4404})
+
+
 async def _serve_django(scope: Scope, receive: Receive, send: Send) -> None:
     limit = settings.API_BODY_BYTES_MAX
     too_large = (413, f"The body may have at most {limit} bytes.", "request_too_large")
@@ -131,5 +154,6 @@ async def _serve_django(scope: Scope, receive: Receive, send: Send) -> None:
         await edge.send_refusal(send, *too_slow)
 
 
+_sockets: Any = URLRouter([*socket_urls.urlpatterns, re_path("", _refuse_socket)])  # type: ignore[arg-type]
 application: Any = Platform()
 gateway: Any = Platform(serves_only_the_ai_api=True)

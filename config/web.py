@@ -12,6 +12,7 @@ from config.supervisor import end_with_supervisor
 
 GRACE_SECONDS = 20
 CONCURRENCY_MAX = 4000
+SOCKET_MESSAGE_BYTES_MAX = 16 * 1024  # from a client; ours have nothing to say
 
 
 def options(port: int, host: str) -> dict[str, object]:
@@ -23,6 +24,7 @@ def options(port: int, host: str) -> dict[str, object]:
         "loop": "uvloop",
         "http": "httptools",
         "ws": "websockets-sansio",
+        "ws_max_size": SOCKET_MESSAGE_BYTES_MAX,
         "lifespan": "on",
         "log_config": None,
         "access_log": False,

@@ -122,6 +122,7 @@ class GetLogs(DeploymentCall):
             deployment,
             minutes=asked.validated_data["minutes"],
             limit=LOG_ENTRIES_MAX + 1,
+            only=asked.only,
             at=timezone.now(),
         )
         return Response(

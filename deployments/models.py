@@ -149,8 +149,29 @@ class LogEntry(models.Model):
     class Meta:
         ordering = ("id",)
         indexes: ClassVar = [
-            models.Index(fields=["deployment", "logged_at"], name="deployments_log_by_time")
+            models.Index(fields=["deployment", "logged_at"], name="deployments_log_by_time"),
+            models.Index(fields=["deployment", "id"], name="deployments_log_by_id"),
+            models.Index(
+                fields=["deployment", "request_id", "id"], name="deployments_log_by_request"
+            ),
         ]
 
     def __str__(self) -> str:
         return self.message[:80]
+
+
+class LogStream(models.Model):
+    """A deployment's log as a whole: how many lines it keeps.
+
+    Whoever adds or drops lines updates this row first and so holds its lock until the commit. That
+    is why a deployment's lines become visible in the order of their ids, and a reader who has seen
+    one id has seen all below it.
+    """
+
+    deployment = models.OneToOneField(
+        Deployment, on_delete=models.CASCADE, primary_key=True, related_name="log_stream"
+    )
+    line_count = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.line_count} lines of {self.deployment}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from deployments import directory, variables
+from deployments import directory, logs, variables
 from deployments.models import Deployment, LogEntry, Release
 
 LOG_MINUTES_MAX = 480
@@ -55,11 +55,32 @@ class ExactTarget(Target):
 
 
 class LogsRequest(Target):
-    """How far back to look."""
+    """How far back to look, and for which lines."""
 
     minutes = serializers.IntegerField(
         min_value=1, max_value=LOG_MINUTES_MAX, required=False, default=LOG_MINUTES_DEFAULT
     )
+    requestId = serializers.CharField(
+        required=False,
+        allow_null=True,
+        max_length=64,
+        default=None,
+        help_text="Only lines of this request: the site's `x-request-id`.",
+    )
+    functionName = serializers.CharField(
+        required=False,
+        allow_null=True,
+        max_length=200,
+        default=None,
+        help_text="Only lines of this function.",
+    )
+
+    @property
+    def only(self) -> logs.LineFilter:
+        """The filter asked for."""
+        return logs.LineFilter(
+            self.validated_data["requestId"] or "", self.validated_data["functionName"] or ""
+        )
 
 
 class EnvironmentRequest(ExactTarget):
@@ -144,6 +165,7 @@ class MessageAnswer(serializers.Serializer[Any]):
 class LogEntryAnswer(serializers.Serializer[Any]):
     """One line."""
 
+    id = serializers.IntegerField(help_text="Grows from line to line of a deployment.")
     timestamp = serializers.DateTimeField()
     message = serializers.CharField()
     functionName = serializers.CharField()
@@ -259,6 +281,7 @@ def describe_deployed(deployment: Deployment, release: Release) -> dict[str, Any
 def describe_log_entry(entry: LogEntry) -> dict[str, Any]:
     """`entry` as LogEntryAnswer."""
     return {
+        "id": entry.pk,
         "timestamp": entry.logged_at,
         "message": entry.message,
         "functionName": entry.function_name,

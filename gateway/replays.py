@@ -20,9 +20,9 @@ from gateway import refusals
 from gateway.exchange import Exchange
 from gateway.refusals import Refusal
 from gateway.snapshot import Caller
-from gateway.threads import DatabaseThreads, UnableToAsk
 from orgs import idempotency
 from orgs.idempotency import Answer, Claim
+from orgs.threads import DatabaseThreads, UnableToAsk
 
 log = structlog.get_logger(__name__)
 

@@ -25,8 +25,8 @@ from billing import terms
 from deployments.models import Deployment
 from gateway import allowances, catalog
 from gateway.models import GatewayKey
-from gateway.threads import DatabaseThreads
 from gateway.windows import ScopeLimits
+from orgs.threads import DatabaseThreads
 
 RENEW_AFTER_SECONDS = 0.5
 REFUSE_AFTER_SECONDS = 1.0

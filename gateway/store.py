@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from gateway.dialects.base import KEPT_ID_CHARACTERS_MAX
 from gateway.models import StoredItem
-from gateway.threads import DatabaseThreads, UnableToAsk
 from orgs import vault
+from orgs.threads import DatabaseThreads, UnableToAsk
 
 log = structlog.get_logger(__name__)
 

@@ -3,7 +3,11 @@
 Every console view asks here first; a foreign organization is indistinguishable from none (404).
 """
 
-from django.http import Http404
+from importlib import import_module
+
+from django.conf import settings
+from django.contrib import auth
+from django.http import Http404, HttpRequest
 
 from orgs.models import Membership, Organization, User
 
@@ -39,3 +43,14 @@ def require_membership(user: User, slug: str) -> Membership:
 def organization_for(user: User, slug: str) -> Organization:
     """The organization called `slug`, if the person belongs to it. Raises Http404."""
     return require_membership(user, slug).organization
+
+
+def user_of_session(session_key: str) -> User | None:
+    """Who is logged in with the session of this key at this moment, if anybody still is.
+
+    For what outlives a request: a log-out, a changed password and a deactivated person all count.
+    """
+    request = HttpRequest()
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
+    user = auth.get_user(request)
+    return user if isinstance(user, User) else None

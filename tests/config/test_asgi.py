@@ -163,17 +163,48 @@ async def test_a_bad_head_reaches_no_part(parts: Parts, path: str, host: str | N
     assert parts.asked == []
 
 
-async def test_web_sockets_are_closed(parts: Parts) -> None:
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("app-1.apps.example", "/"),
+        ("app-1.apps.example", "/api/data/deployments/live-logs"),
+        ("evil.example", "/api/data/deployments/live-logs"),
+        ("console.example", "/elsewhere"),
+        ("console.example", "//api/data/deployments/live-logs"),
+    ],
+)
+async def test_sockets_are_refused_before_the_handshake_where_there_are_none(
+    parts: Parts, settings: Any, host: str, path: str
+) -> None:
+    settings.ALLOWED_HOSTS = ["console.example"]
+    assert await handshake(Platform(), host, path) == [{"type": "websocket.close", "code": 4404}]
+
+
+async def test_a_process_for_the_ai_api_has_no_sockets(parts: Parts, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["console.example"]
+    platform = Platform(serves_only_the_ai_api=True)
+    sent = await handshake(platform, "console.example", "/api/data/deployments/live-logs")
+    assert sent == [{"type": "websocket.close", "code": 4404}]
+
+
+async def handshake(platform: Platform, host: str, path: str) -> list[Message]:
+    """What is answered to a websocket's handshake."""
     sent: list[Message] = []
 
-    async def send(message: Message) -> None:
+    async def send(message: Any) -> None:
         sent.append(message)
 
     async def receive() -> Message:
         return {"type": "websocket.connect"}
 
-    await Platform()({"type": "websocket"}, receive, send)  # type: ignore[arg-type]
-    assert sent == [{"type": "websocket.close", "code": 4404}]
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"host", host.encode())],
+    }
+    await platform(scope, receive, send)
+    return sent
 
 
 # --- Django behind it -------------------------------------------------------------------------

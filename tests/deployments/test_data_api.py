@@ -277,6 +277,31 @@ def test_logs_are_answered_oldest_first(agent: Any, monkeypatch: pytest.MonkeyPa
     assert [entry["message"] for entry in answer["entries"]] == ["line 1", "line 2"]
 
 
+@pytest.mark.parametrize("root", ["aws", "deployments"])
+def test_logs_of_one_request_or_function(
+    agent: Any, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    deploy(agent, function_site())
+    deployment = Deployment.objects.get()
+    logs.append_many(
+        [
+            logs.LogLine(deployment.pk, "default", request, f"{request} {number}", timezone.now())
+            for number in range(2)
+            for request in ("r1", "r2")
+        ]
+    )
+
+    def asked(**only: str) -> tuple[list[str], bool]:
+        answer = agent(f"{root}/get-logs", only).json()
+        return [entry["message"] for entry in answer["entries"]], answer["hasMore"]
+
+    monkeypatch.setattr("deployments.api.LOG_ENTRIES_MAX", 2)
+    # Two of two are all, although the log has more lines.
+    assert asked(requestId="r1") == (["r1 0", "r1 1"], False)
+    assert asked(functionName="default") == (["r1 1", "r2 1"], True)
+    assert asked(requestId="r1", functionName="other") == ([], False)
+
+
 def test_update_env_merges_and_answers_names(agent: Any, workspace: Workspace) -> None:
     deployment = factories.make_deployment(workspace=workspace)
     answer = agent("deployments/update-env", {"environment": {"B": " spaced ", "A": "1"}})
