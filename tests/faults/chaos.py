@@ -143,6 +143,9 @@ def run(seconds: float, seed: int) -> list[str]:
         if found:
             print(platform.logs())
         return found
+    except BaseException:
+        print(platform.logs())
+        raise
     finally:
         platform.close()
         upstream.stop()

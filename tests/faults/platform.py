@@ -19,6 +19,8 @@ import psycopg
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Process = subprocess.Popen[bytes]
+# On a machine that does much else, too.
+START_SECONDS_MAX = 240
 
 SEED = """
 import json
@@ -161,7 +163,7 @@ class Platform:
             except httpx.HTTPError:
                 return False
 
-        wait_for(answers, what="the web process")
+        wait_for(answers, seconds=START_SECONDS_MAX, what="the web process")
         return process, port
 
     def start_ingester(self, *, crash_at: str = "") -> "Process":
