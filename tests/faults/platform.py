@@ -1,5 +1,6 @@
 """Serving processes that may be killed, over a database of their own, and what is in the books."""
 
+import atexit
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,15 +123,29 @@ class Platform:
         }
 
     def prepare(self) -> None:
-        """Migrate and seed."""
+        """A migrated and seeded database: made once for each server, then copied."""
         url = self.server_url or os.environ.get("DATABASE_URL", "")
-        if url.startswith("postgres"):
-            name = f"faults_{os.getpid()}_{time.time_ns() % 10**9}"
-            _admin(url, f"CREATE DATABASE {name}")
-            self.database = f"{url.rpartition('/')[0]}/{name}"
-        else:
+        if not url.startswith("postgres"):
+            url = ""
+        if url not in _models:
+            model = Platform(self.upstream_port)
+            model._make_database(url)
+            model.key = json.loads(model.python(SEED).splitlines()[-1])["key"]
+            _models[url] = model
+            atexit.register(model.close)
+        model = _models[url]
+        shutil.copytree(model.data, self.data, dirs_exist_ok=True)
+        self.key = model.key
+        self._make_database(url, template=model.database.rpartition("/")[2])
+
+    def _make_database(self, url: str, *, template: str = "template1") -> None:
+        """On PostgreSQL a copy of the template; SQLite's file lies in the data folder."""
+        if not url:
             self.database = f"sqlite:///{self.data / 'db.sqlite3'}"
-        self.key = json.loads(self.python(SEED).splitlines()[-1])["key"]
+            return
+        name = f"faults_{os.getpid()}_{time.time_ns() % 10**9}"
+        _admin(url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.database = f"{url.rpartition('/')[0]}/{name}"
 
     def python(self, code: str) -> str:
         """Run code in the platform's Django; its output."""
@@ -203,7 +219,9 @@ class Platform:
             process.wait()
         if self.database.startswith("postgres"):
             base, _, name = self.database.rpartition("/")
-            _admin(f"{base}/postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            # A server of a test's own may have ended before.
+            with suppress(psycopg.OperationalError):
+                _admin(f"{base}/postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         shutil.rmtree(self.data, ignore_errors=True)
 
     def logs(self) -> str:
@@ -212,6 +230,10 @@ class Platform:
             f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
             for path in sorted(self.data.glob("process-*.log"))
         )
+
+
+# By server ("" is SQLite): what every platform of this process begins as.
+_models: dict[str, Platform] = {}
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = 60, what: str = "it") -> None:

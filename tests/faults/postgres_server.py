@@ -1,12 +1,14 @@
 """A PostgreSQL server of a test's own: one that may be killed, stopped, filled and forbidden."""
 
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -17,7 +19,9 @@ CONNECTIONS_MAX = 24
 class PostgresServer:
     """A new cluster on a free loopback port, owned by a user that PostgreSQL agrees to run as."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, disk_megabytes: int = 0) -> None:
+        """With `disk_megabytes`, its data lie on a file system of that size."""
+        self._disk_megabytes = disk_megabytes
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -25,7 +29,9 @@ class PostgresServer:
         self._data = self._folder / "data"
         self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"))
         self._as: list[str] = []
+        self._privileged = ["sudo", "-n"]
         if os.getuid() == 0:
+            self._privileged = []
             shutil.chown(self._folder, "postgres")
             self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
@@ -36,8 +42,18 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the cluster and serve."""
-        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
+        if self._disk_megabytes:
+            self._mount()
+        how = ("-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "--wal-segsize=1")
+        self._run("initdb", "-D", self._data, *how)
         self._start()
+
+    def _mount(self) -> None:
+        self._data.mkdir(mode=0o700)
+        owner = pwd.getpwnam("postgres") if self._as else pwd.getpwuid(os.getuid())
+        options = f"size={self._disk_megabytes}m,uid={owner.pw_uid},gid={owner.pw_gid},mode=700"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self._data)]
+        subprocess.run([*self._privileged, *command], check=True)
 
     def _start(self) -> None:
         options = (
@@ -61,6 +77,36 @@ class PostgresServer:
         """As a crash: no backend finishes anything, the log is replayed."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "-t", "120", "stop")
         self._start()
+
+    def fill_disk(self) -> None:
+        """Not a byte is left; the server has noticed."""
+        with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(64 * 1024)):
+                pass
+        # Until neither a table nor the log can grow. It may well panic over that.
+        for number in range(1_000):
+            try:
+                self.execute(
+                    f"CREATE TABLE ballast_{number} AS SELECT repeat('x', 1000)"
+                    " FROM generate_series(1, 1000)"
+                )
+            except psycopg.Error:
+                return
+        raise AssertionError("PostgreSQL still finds space on its disk.")
+
+    def empty_disk(self) -> None:
+        """What an operator does then: make room, and start the server if it has given up."""
+        self._ballast.unlink()
+        if not self._is_running():
+            self._start()
+
+    @property
+    def _ballast(self) -> Path:
+        return self._data / "ballast"
+
+    def _is_running(self) -> bool:
+        command = [*self._as, str(self._bin / "pg_ctl"), "-D", str(self._data), "status"]
+        return subprocess.run(command, cwd=self._folder, check=False).returncode == 0
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run an administrator's statement, even on a server that is read-only by default."""
@@ -125,4 +171,6 @@ class PostgresServer:
         if (self._data / "postmaster.pid").exists():
             self.answer_again()
             self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+        if self._disk_megabytes:
+            subprocess.run([*self._privileged, "umount", str(self._data)], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)

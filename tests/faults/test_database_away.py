@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.faults.client import Clients, Seen
+from tests.faults.client import Clients, Seen, until
 from tests.faults.invariants import violations
 from tests.faults.platform import Platform
+from tests.faults.postgres_proxy import PostgresProxy
 from tests.faults.postgres_server import PostgresServer
 from tests.faults.story import calls_around, every_call_ended_and_is_booked
 
@@ -23,6 +24,7 @@ ledger.correct(organization, {nanos} - ledger.balance(organization).posted_nanos
 # What a call of 64 tokens holds at most, and a lease of three such calls: an eighth of this.
 WORST_NANOS = 1_170_000
 LITTLE_NANOS = 8 * 3 * WORST_NANOS
+MANY = 60
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,16 @@ def platform(upstream, server):
     platform.start_ingester()
     yield platform
     platform.close()
+
+
+async def recover(clients: Clients) -> Seen:
+    """Calls until one has ended."""
+    for number in range(60):
+        seen = await clients.call(f"after-{number}")
+        if seen.saw_end:
+            return seen
+        await asyncio.sleep(0.5)
+    return seen
 
 
 def restart(server: PostgresServer) -> None:
@@ -116,15 +128,7 @@ def test_with_the_lease_used_up_and_no_database_calls_are_unavailable_not_unpaid
 
     stopped = asyncio.run(scenario())
 
-    async def recover() -> Seen:
-        for number in range(60):
-            seen = await clients.call(f"after-{number}")
-            if seen.saw_end:
-                return seen
-            await asyncio.sleep(0.5)
-        return seen
-
-    after = asyncio.run(recover())
+    after = asyncio.run(recover(clients))
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
     refused = [seen for seen in stopped if seen.status != 200]
@@ -132,3 +136,68 @@ def test_with_the_lease_used_up_and_no_database_calls_are_unavailable_not_unpaid
     assert all("Billing is not available" in seen.error for seen in refused)
     assert all(seen.saw_end for seen in stopped if seen.status == 200)
     assert after.saw_end, after
+
+
+# --- A commit whose answer is lost --------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server):
+    proxy = PostgresProxy(server.port)
+    proxy.start()
+    yield proxy
+    proxy.close()
+
+
+def test_commits_whose_answer_is_lost_are_neither_lost_nor_made_twice(upstream, server, proxy):
+    upstream.generated.clear()
+    platform = Platform(upstream.port, {"INGEST_IN_WEB": "false"}, server_url=server.url)
+    try:
+        platform.prepare()
+        # Little enough that the lease must be refilled again and again.
+        platform.python(LEAVE.format(nanos=MANY * WORST_NANOS))
+        platform.database = platform.database.replace(f":{server.port}/", f":{proxy.port}/")
+        platform.start_ingester()
+        _, port = platform.start_web()
+        clients = Clients(platform.key, [port])
+
+        async def scenario() -> Seen:
+            await clients.call("warm")
+            for number in range(MANY // 2):
+                proxy.loses_answers = number % 3 != 0
+                await clients.call(f"during-{number}")
+            await until(lambda: proxy.lost > 5)
+            proxy.loses_answers = False
+            return await recover(clients)
+
+        after = asyncio.run(scenario())
+        books = platform.settle()
+        assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+        # There was credit all the time: whoever was refused was told to come again.
+        assert {seen.status for seen in clients.seen} <= {200, 503}
+        assert after.saw_end, after
+        spent = sum(record["cost"] for record in books.records)
+        assert books.posted == MANY * WORST_NANOS - spent
+    finally:
+        platform.close()
+
+
+# --- PostgreSQL's own disk is full --------------------------------------------------------------
+
+
+def test_calls_go_on_while_the_databases_own_disk_is_full(upstream):
+    server = PostgresServer(disk_megabytes=160)
+    upstream.generated.clear()
+    platform = Platform(upstream.port, {"INGEST_IN_WEB": "false"})
+    try:
+        server.start()
+        platform.server_url = server.url
+        platform.prepare()
+        platform.start_ingester()
+        _, port = platform.start_web()
+        clients = Clients(platform.key, [port])
+        asyncio.run(calls_around(clients, server.fill_disk, server.empty_disk))
+        every_call_ended_and_is_booked(platform, upstream, clients)
+    finally:
+        platform.close()
+        server.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,11 +23,11 @@ CALLS_MAX = 400
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
+    """A file system of 4 MiB and 200 files."""
     place = tmp_path / "small"
     place.mkdir()
     allowed = [] if os.getuid() == 0 else ["sudo", "-n"]
-    options = f"size=4m,uid={os.getuid()},mode=700"
+    options = f"size=4m,nr_inodes=200,uid={os.getuid()},mode=700"
     subprocess.run([*allowed, "mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
     yield place
     subprocess.run([*allowed, "umount", place], check=True)
@@ -49,7 +50,7 @@ def platform(upstream, small_disk):
 
 
 @contextmanager
-def full(disk: Path) -> Iterator[None]:
+def no_byte_left(disk: Path) -> Iterator[None]:
     """Not a byte is left on the disk."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -57,6 +58,21 @@ def full(disk: Path) -> Iterator[None]:
             pass
     yield
     ballast.unlink()
+
+
+@contextmanager
+def no_file_left(disk: Path) -> Iterator[None]:
+    """There is space, and no inode for another file."""
+    made: list[Path] = []
+    with suppress(OSError):
+        while True:
+            ballast = disk / f"ballast-{len(made)}"
+            ballast.touch()
+            made.append(ballast)
+    assert os.statvfs(disk).f_bavail > 0
+    yield
+    for ballast in made:
+        ballast.unlink()
 
 
 async def call_until(clients: Clients, name: str, status: int) -> Seen:
@@ -68,14 +84,15 @@ async def call_until(clients: Clients, name: str, status: int) -> Seen:
     return seen
 
 
+@pytest.mark.parametrize("exhausted", [no_byte_left, no_file_left])
 def test_a_full_disk_refuses_new_calls_and_those_that_run_are_booked(
-    platform, upstream, small_disk
+    platform, upstream, small_disk, exhausted
 ):
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
 
     async def scenario() -> tuple[Seen, Seen, list[Seen]]:
-        with full(small_disk):
+        with exhausted(small_disk):
             running = [
                 asyncio.create_task(clients.call(f"running-{n}", tokens=400, pause_ms=40))
                 for n in range(RUNNING)
@@ -95,25 +112,44 @@ def test_a_full_disk_refuses_new_calls_and_those_that_run_are_booked(
     assert after.saw_end
 
 
+@pytest.fixture
+def broken_when(platform, tmp_path) -> Path:
+    """While this file exists, the journal's disk fails to sync, in every process."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("There is no C compiler to make a failing disk with.")
+    library, switch = tmp_path / "failing_sync.so", tmp_path / "broken"
+    source = Path(__file__).parent / "failing_sync.c"
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    platform.settings.update(LD_PRELOAD=str(library), FAIL_SYNC_WHEN=str(switch))
+    return switch
+
+
+@pytest.mark.parametrize("ingester", ["beside the loop", "a process of its own"])
 def test_a_disk_that_fails_to_sync_ends_the_process_and_another_one_books(
-    platform, upstream, tmp_path
+    platform, upstream, broken_when, ingester
 ):
-    switch = tmp_path / "fail"
-    process, port = platform.start_web(FAIL_SYNC_WHEN=str(switch))
+    if ingester != "beside the loop":
+        platform.settings["INGEST_IN_WEB"] = "false"
+        platform.start_ingester()
+    process, port = platform.start_web()
     clients = Clients(platform.key, [port])
 
     async def scenario() -> None:
         await asyncio.gather(*(clients.call(f"good-{n}") for n in range(4)))
-        switch.touch()
+        broken_when.touch()
         failing = await asyncio.gather(*(clients.call(f"failing-{n}") for n in range(4)))
         assert [seen for seen in failing if seen.saw_end] == []
 
     asyncio.run(scenario())
+    assert [seen.name for seen in clients.seen if seen.saw_end] == [f"good-{n}" for n in range(4)]
     process.wait(timeout=60)
+    broken_when.unlink()
     _, port = platform.start_web()
     clients.ports = [port]
     after = asyncio.run(clients.call("after"))
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
     assert after.saw_end
-    assert "The journal cannot be made durable" in (platform.data / "process-0.log").read_text()
+    assert "The journal cannot be made durable" in platform.logs()
