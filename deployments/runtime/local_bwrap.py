@@ -16,9 +16,11 @@ import json
 import logging
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,15 @@ HOME = "/tmp"  # noqa: S108 - the sandbox's own
 INSIDE_UID = 1000  # where functions have no user id of their own
 # Above what systemd gives to containers and users (systemd.io/UIDS-GIDS), below 2^31.
 UIDS = range(1_900_000_000, 1_900_004_096)
+
+# No terminals: with them bubblewrap nests user namespaces, and low ports belong to the outer one.
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+STREAMS = (
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+)
 
 TMP_BYTES_MAX = 64 * MEBIBYTE
 FILE_BYTES_MAX = 64 * MEBIBYTE
@@ -91,6 +102,7 @@ class LocalBwrap:
         self._sandboxes[place.sockets] = sandbox
         try:
             if self.has_own_users:
+                _require_readable(spec.folder)
                 sandbox.uid, sandbox.reservation = _reserve_uid()
                 _hand_over(place.sockets, sandbox.uid)
             if self._groups is not None:
@@ -229,7 +241,9 @@ class Command:
             options += ["--perms", "0644", "--file", self._handle(content.encode(), files), path]
         return [
             *options,
-            *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+            *("--proc", "/proc", "--perms", "0755", "--dir", "/dev"),
+            *_flat("--dev-bind", ((device, device) for device in DEVICES)),
+            *_flat("--symlink", STREAMS),
             *("--perms", "1777", "--size", str(TMP_BYTES_MAX), "--tmpfs", HOME),
             *("--ro-bind", str(self.spec.folder), CODE),
             *("--ro-bind", str(self.place.sockets), SOCKETS),
@@ -307,9 +321,9 @@ def _reserve_uid() -> tuple[int, socket.socket]:
     """A user id no instance on this machine has, and what reserves it until it is closed.
 
     Reserved by binding an abstract socket address: the kernel gives it back whatever ends this
-    process. Raises UnableToLaunch.
+    process. Chosen at random, so that none is used again soon. Raises UnableToLaunch.
     """
-    for uid in UIDS:
+    for uid in random.sample(UIDS, len(UIDS)):
         reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             reservation.bind(f"\0aig-function-uid-{uid}")
@@ -318,6 +332,13 @@ def _reserve_uid() -> tuple[int, socket.socket]:
             continue
         return uid, reservation
     raise UnableToLaunch(f"All {len(UIDS)} user ids of functions are in use.")
+
+
+def _require_readable(folder: Path) -> None:
+    """The instance's user owns nothing, so what it runs must be for everybody to read."""
+    everybody = stat.S_IROTH | stat.S_IXOTH
+    if folder.stat().st_mode & everybody != everybody:
+        raise UnableToLaunch(f"The folder of the function must be readable by all: {folder}")
 
 
 def _hand_over(folder: Path, uid: int) -> None:
