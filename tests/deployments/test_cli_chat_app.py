@@ -264,6 +264,27 @@ def test_the_model_is_the_one_asked_for_and_old_messages_are_left_out(
     assert len(sent["messages"]) == 12
 
 
+@pytest.mark.parametrize(
+    ("model", "variable", "expected"),
+    [
+        ("smollm2-135m", None, 300),
+        ("gpt-4o", None, 4_096),
+        ("gpt-4o", "20", 20),
+        ("smollm2-135m", "9000", 300),
+        ("smollm2-135m", "many", 300),
+    ],
+)
+def test_answers_are_as_long_as_the_variable_says_and_no_longer_than_usual(
+    upstream: Upstream, function: Function, model: str, variable: str | None, expected: int
+) -> None:
+    upstream.pieces = [DONE]
+    environment = environment_of(upstream)
+    if variable is not None:
+        environment["ANSWER_TOKENS_MAX"] = variable
+    function.run(chat_event({"messages": MESSAGES, "model": model}), environment)
+    assert upstream.received[0]["body"]["max_tokens"] == expected
+
+
 def test_a_base64_body_is_read(upstream: Upstream, function: Function) -> None:
     import base64
 
@@ -379,6 +400,7 @@ def test_the_models_are_those_of_the_gateway(upstream: Upstream, function: Funct
         {"id": "gpt-4o", "status": "provider_not_configured"},
         {"id": "smollm2-135m", "status": "available"},
         {"name": "no id"},
+        {"id": "text-embedding-3-small", "capabilities": ["embeddings"]},
     ]
     upstream.pieces = [json.dumps({"object": "list", "data": rows}).encode()]
     run = function.run(models_event(), environment_of(upstream))

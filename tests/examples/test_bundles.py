@@ -54,7 +54,7 @@ def test_what_was_built_is_of_these_sources_and_unchanged(folder: Path) -> None:
 
 
 def test_there_is_something_built() -> None:
-    assert "nextjs-opennext" in map(name_of, BUILT)
+    assert [name_of(folder) for folder in BUILT] == ["ai-sdk-chat", "nextjs-opennext"]
 
 
 def test_the_stylesheet_of_the_static_site_is_named_by_its_content() -> None:

@@ -9,9 +9,14 @@ import httpx
 import pytest
 
 from tests.journeys.conftest import ROOT, Platform, wait_for
-from tests.journeys.test_deploy_to_first_token import deploy
+from tests.journeys.test_deploy_to_first_token import deploy, shorten_answers
 
 EXAMPLES = ROOT / "examples"
+MODELS_WITH_TOOLS = [
+    *("claude-opus-4.5", "claude-sonnet-4.5", "gemini-3-flash", "gemini-3-pro", "gpt-4o"),
+    "gpt-5.2-codex",
+]
+HELLO = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}
 A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -255,3 +260,117 @@ def test_nextjs_keeps_its_scripts_and_styles_for_a_year(platform: Platform, next
     for path in paths:
         file = platform.site(nextjs, path)
         assert (file.status_code, file.headers["cache-control"]) == (200, A_YEAR)
+
+
+@pytest.fixture(scope="module")
+def ai_sdk(platform: Platform) -> str:
+    deploy_id = deploy(platform, "ai-sdk", str(EXAMPLES / "ai-sdk-chat"), "--provision")
+    shorten_answers(platform, deploy_id)
+    return deploy_id
+
+
+def ui_message(role: str, text: str) -> dict[str, Any]:
+    """A message as `useChat` sends it."""
+    return {"id": f"{role}-{len(text)}", "role": role, "parts": [{"type": "text", "text": text}]}
+
+
+def ui_stream(
+    platform: Platform, deploy_id: str, model: str, *messages: dict[str, Any]
+) -> tuple[int, list[dict[str, Any]]]:
+    """In how many pieces a UI message stream came, and its chunks, which end with [DONE]."""
+    body = {"id": "conversation", "messages": list(messages), "model": model}
+    pieces = streamed(platform, deploy_id, "/api/chat", method="POST", json=body)
+    events = [event for event in b"".join(pieces).decode().split("\n\n") if event]
+    assert events.pop() == "data: [DONE]"
+    return len(pieces), [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    return "".join(chunk["delta"] for chunk in chunks if chunk["type"] == "text-delta")
+
+
+def test_ai_sdk_chat_says_what_to_do_without_a_key(platform: Platform) -> None:
+    deploy_id = deploy(platform, "ai-sdk-bare", str(EXAMPLES / "ai-sdk-chat"))
+    assert platform.site(deploy_id, "/").status_code == 200
+    refused = platform.site(deploy_id, "/api/models")
+    assert refused.status_code == 503
+    assert "deploy --provision" in refused.json()["error"]["message"]
+
+
+def test_ai_sdk_chat_offers_every_model_that_chats(platform: Platform, ai_sdk: str) -> None:
+    answer = platform.site(ai_sdk, "/api/models").json()
+    assert answer["default"] == "smollm2-135m"
+    offered = {model["id"]: model["note"] for model in answer["models"]}
+    assert offered == {"smollm2-135m": "", **dict.fromkeys(MODELS_WITH_TOOLS, "stand-in")}
+
+
+def test_ai_sdk_chat_streams_from_the_local_model(platform: Platform, ai_sdk: str) -> None:
+    question = ui_message("user", "Say hello in five words.")
+    count, chunks = ui_stream(platform, ai_sdk, "smollm2-135m", question)
+    assert count > 3
+    assert sum(chunk["type"] == "text-delta" for chunk in chunks) > 3
+    assert chunks[0] == {"type": "start", "messageMetadata": {"model": "smollm2-135m"}}
+    assert chunks[-1]["type"] == "finish"
+    assert chunks[-1]["messageMetadata"]["tokens"] > 10
+
+
+@pytest.mark.parametrize("model", MODELS_WITH_TOOLS)
+def test_ai_sdk_chat_runs_a_tool_and_answers_in_a_second_step(
+    platform: Platform, ai_sdk: str, model: str
+) -> None:
+    script = '[[tool clock {"timeZone": "Asia/Tokyo"}]] [[then]] [[say It is late in Tokyo.]]'
+    _, chunks = ui_stream(platform, ai_sdk, model, ui_message("user", script))
+    (result,) = [chunk for chunk in chunks if chunk["type"] == "tool-output-available"]
+    assert result["output"]["timeZone"] == "Asia/Tokyo"
+    assert re.search(r"20\d\d at \d\d:\d\d", result["output"]["time"])
+    assert sum(chunk["type"] == "start-step" for chunk in chunks) == 2
+    assert text_of(chunks) == "It is late in Tokyo."
+
+
+def test_ai_sdk_chat_lets_the_model_hear_why_a_tool_failed(platform: Platform, ai_sdk: str) -> None:
+    script = '[[tool clock {"timeZone": "Moon/Crater"}]] [[then]] [[say No clock there.]]'
+    _, chunks = ui_stream(platform, ai_sdk, "gpt-4o", ui_message("user", script))
+    (failed,) = [chunk for chunk in chunks if chunk["type"] == "tool-output-error"]
+    assert "Moon/Crater" in failed["errorText"]
+    assert text_of(chunks) == "No clock there."
+
+
+def test_ai_sdk_chat_goes_on_with_a_conversation_with_another_model(
+    platform: Platform, ai_sdk: str
+) -> None:
+    conversation = [ui_message("user", "[[say I am one.]]"), ui_message("assistant", "I am one.")]
+    for model in ("claude-sonnet-4.5", "gemini-3-flash", "gpt-5.2-codex"):
+        conversation.append(ui_message("user", f"[[say I am {model}.]]"))
+        _, chunks = ui_stream(platform, ai_sdk, model, *conversation)
+        assert text_of(chunks) == f"I am {model}."
+        conversation.append(ui_message("assistant", text_of(chunks)))
+
+
+def test_ai_sdk_chat_tells_when_an_answer_breaks_off(platform: Platform, ai_sdk: str) -> None:
+    script = ui_message("user", "[[say one two three four]] [[midstream_error]]")
+    _, chunks = ui_stream(platform, ai_sdk, "claude-sonnet-4.5", script)
+    (failed,) = [chunk for chunk in chunks if chunk["type"] == "error"]
+    assert failed["errorText"] == "The model's provider failed to answer this request."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "message"),
+    [
+        ("POST", "/api/chat", {"messages": []}, 400, '"model" must name a model.'),
+        ("POST", "/api/chat", {"model": "gpt-4o", "messages": [1]}, 400, '"messages" must be a'),
+        ("POST", "/api/chat", {"model": "none", "messages": [HELLO]}, 404, 'no model "none"'),
+        ("GET", "/api/chat", None, 404, "There is nothing to GET at /api/chat."),
+    ],
+)
+def test_ai_sdk_chat_explains_what_is_wrong(
+    platform: Platform,
+    ai_sdk: str,
+    method: str,
+    path: str,
+    body: Any,
+    status: int,
+    message: str,
+) -> None:
+    answer = platform.site(ai_sdk, path, method=method, json=body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]

@@ -13,6 +13,7 @@
  * A failure before the first piece has its own status and the body {"error": {"message"}}.
  *
  * Environment (set by the platform when a key is provisioned): OPENAI_API_KEY, OPENAI_BASE_URL.
+ * ANSWER_TOKENS_MAX may be set, too: it makes answers shorter.
  */
 
 const DEFAULT_MODEL = "smollm2-135m";
@@ -106,7 +107,8 @@ async function answer(event, reply, context) {
 async function chat(body, reply, context) {
   const { messages, model } = readConversation(body);
   const milliseconds = Math.max(context.getRemainingTimeInMillis() - SPARE_MS, 1);
-  const tokens = model === DEFAULT_MODEL ? LOCAL_ANSWER_TOKENS_MAX : ANSWER_TOKENS_MAX;
+  const usual = model === DEFAULT_MODEL ? LOCAL_ANSWER_TOKENS_MAX : ANSWER_TOKENS_MAX;
+  const tokens = Math.min(Number(process.env.ANSWER_TOKENS_MAX) || usual, usual);
   const upstream = await callGateway("/chat/completions", {
     method: "POST",
     body: JSON.stringify({ model, messages, stream: true, max_tokens: tokens }),
@@ -121,7 +123,8 @@ async function listModels() {
   const upstream = await callGateway("/models", { signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) });
   const { data = [] } = await upstream.json();
   const models = data
-    .filter((model) => typeof model.id === "string")
+    // Models for embeddings are listed, too.
+    .filter(({ id, capabilities = ["chat"] }) => id && capabilities.includes("chat"))
     // A model whose provider has no credentials yet is listed, but every call would be refused.
     .map(({ id, status }) => ({ id, ready: status !== "provider_not_configured" }));
   const ready = models.filter((model) => model.ready).map((model) => model.id);
