@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from deployments import deploying, directory, environment, logs, releases
-from deployments.models import Deployment, EnvironmentVariable, Release
+from deployments.models import Deployment, EnvironmentVariable, LogEntry, Release
 from orgs.context import ConsoleRequest, manager_page, member_page
 
 LOG_MINUTES = 60
@@ -45,6 +45,17 @@ class VariableRow:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShownLog:
+    """The newest lines, and what a live view needs to go on after them."""
+
+    entries: list[LogEntry]
+    last_id: int
+    is_live: bool
+    functions: list[str]
+    minutes: int
+
+
 def _deployment(request: ConsoleRequest, deploy_id: str) -> Deployment:
     """A deployment of the organization, deleted ones too. Raises Http404."""
     return get_object_or_404(
@@ -73,6 +84,21 @@ def _variables(deployment: Deployment) -> list[VariableRow]:
         | dict.fromkeys(user_names, SOURCE_LABELS[EnvironmentVariable.Source.USER])
     )
     return [VariableRow(name, source) for name, source in sorted(sources.items())]
+
+
+def _log(deployment: Deployment) -> ShownLog:
+    """What the page begins with; a page that is live goes on after `last_id`."""
+    # Read first: a line that is written meanwhile must be among the entries or follow them.
+    newest_id = logs.newest_id(deployment.pk)
+    entries = logs.recent(deployment, minutes=LOG_MINUTES, limit=LOG_LINES_MAX, at=timezone.now())
+    active = deployment.active_release
+    return ShownLog(
+        entries=entries,
+        last_id=max((entry.pk for entry in entries), default=newest_id),
+        is_live=active is not None and active.mode == Release.Mode.SSR,
+        functions=sorted(active.manifest.get("functions", {})) if active else [],
+        minutes=LOG_MINUTES,
+    )
 
 
 def _latest_failure(shown: list[Release]) -> str:
@@ -111,10 +137,7 @@ def deployment_detail(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
         "last_failure": _latest_failure(shown),
         "variables": _variables(deployment),
         "overridden": environment.overridden_names(deployment, GATEWAY_VARIABLES),
-        "log_entries": logs.recent(
-            deployment, minutes=LOG_MINUTES, limit=LOG_LINES_MAX, at=timezone.now()
-        ),
-        "log_minutes": LOG_MINUTES,
+        "log": _log(deployment),
     }
     return render(request, "deployments/deployment_detail.html", context)
 
