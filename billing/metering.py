@@ -93,10 +93,12 @@ class Call:
 
         False when credit has run out: nothing more may be forwarded.
         """
+        if pieces >= self._more_at and not self._extend(pieces):
+            return False  # what is not forwarded is not charged
         self._relayed = pieces
         self._meter.journal.slots.relay(self._slot, pieces)
         failpoints.reach("web.after_chunk_counted")
-        return pieces < self._more_at or self._extend(pieces)
+        return True
 
     def _extend(self, pieces: int) -> bool:
         """A sliced stream is past half of what it holds: hold more. False when it is used up."""

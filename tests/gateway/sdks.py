@@ -115,8 +115,11 @@ OPENAI = {
     403: openai.PermissionDeniedError,
     404: openai.NotFoundError,
     405: openai.APIStatusError,
+    408: openai.APIStatusError,
+    409: openai.ConflictError,
     413: openai.APIStatusError,
     415: openai.APIStatusError,
+    422: openai.UnprocessableEntityError,
     429: openai.RateLimitError,
     500: openai.InternalServerError,
     502: openai.InternalServerError,
@@ -170,8 +173,11 @@ class Anthropic(Sdk):
         403: anthropic.PermissionDeniedError,
         404: anthropic.NotFoundError,
         405: anthropic.APIStatusError,
+        408: anthropic.RequestTimeoutError,
+        409: anthropic.ConflictError,
         413: anthropic.ContentTooLargeError,
         415: anthropic.APIStatusError,
+        422: anthropic.UnprocessableEntityError,
         429: anthropic.RateLimitError,
         500: anthropic.InternalServerError,
         504: anthropic.GatewayTimeoutError,
@@ -199,7 +205,9 @@ class Gemini(Sdk):
     wire = "gemini"
     base = genai_errors.APIError
     raises = {
-        **dict.fromkeys((400, 401, 403, 404, 405, 413, 415, 429), genai_errors.ClientError),
+        **dict.fromkeys(
+            (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429), genai_errors.ClientError
+        ),
         **dict.fromkeys((500, 502, 503, 504), genai_errors.ServerError),
     }
 

@@ -3,37 +3,60 @@
 Each row of the table is a situation that is provoked, not simulated, and what the answer then is:
 status, type, code, parameter and headers, in the error shape of each wire, and with them the
 exception that each SDK raises, whole and streamed. An SDK that cannot get into a row's situation is
-listed with the reason.
+listed with the reason. Below are the endpoints that only some SDKs have, and how a stream ends when
+credit runs out after it has begun; tests/gateway/test_broken_streams.py has its other ends.
 """
 
+import asyncio
+import itertools
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2
+import openai
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
+from google.genai import errors as genai_errors
 
 from billing import ledger, purses
 from billing.models import UsageRecord
 from billing.pricing import Usage
-from gateway import attempts, keys, proxy
+from gateway import attempts, exchange, keys, proxy
 from gateway.models import GatewayKey, Limit
+from gateway.providers import PROVIDERS, AuthStyle, Provider
+from orgs import idempotency
 from tests import factories
 from tests.gateway.conftest import DOLLAR, Tenant, make_tenant
 from tests.gateway.sdks import SDKS, Changing, Heard, Sdk, edited, with_members
-from tests.gateway.served import API_KEY, Script, Served, answering, beginning, cutting, silent
+from tests.gateway.served import (
+    API_KEY,
+    STREAM_HEAD,
+    Asked,
+    Script,
+    Served,
+    answering,
+    beginning,
+    cutting,
+    framed,
+    silent,
+)
+from tests.gateway.test_replays_over_http import ANSWER
 
 INVALID, SERVER, QUOTA = "invalid_request_error", "server_error", "insufficient_quota"
 RETRY, NO_RETRY = {"x-should-retry": "true"}, {"x-should-retry": "false"}
@@ -82,8 +105,8 @@ class Row:
     extra: tuple[str, ...] = ()
     # How often the provider is asked for one call.
     tries: int = 0
-    # Whether a stream fails in the same way: before it begins.
-    streams: bool = True
+    # Which ways of asking get there: a stream fails before it begins.
+    methods: tuple[str, ...] = ("ask", "stream")
     on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -121,6 +144,8 @@ class Stage:
         self.http = httpx2.Client(transport=self.transport)
         self.tenants = _make_tenants()
         self.patch = pytest.MonkeyPatch()
+        # The call that is about to be made, for what must happen to it before.
+        self.ask: Callable[[], Any] = lambda: None
         self._sdks: dict[tuple[Any, ...], Sdk] = {}
 
     def sdk(self, kind: type[Sdk], address: str, retries: int) -> Sdk:
@@ -192,11 +217,15 @@ def _make_tenants() -> dict[str, Tenant]:
 @pytest.fixture(scope="module")
 def stage(served: Served) -> Iterator[Stage]:
     factories.make_route(public_name="unpriced", provider="openai")
+    factories.make_route(public_name="unconfigured", provider="elsewhere")
     embedder = factories.make_route(public_name="embedder", provider="openai")
     embedder.capabilities = ["embeddings"]
     embedder.save()
     stage = Stage(served)
     stage.patch.setattr(attempts, "PAUSE_SECONDS", 0.01)
+    url = "https://elsewhere.example/v1"
+    elsewhere = Provider("elsewhere", "Elsewhere", ("openai_chat",), url, AuthStyle.BEARER)
+    stage.patch.setitem(PROVIDERS, "elsewhere", elsewhere)
     yield stage
     stage.close()
 
@@ -229,6 +258,85 @@ def elsewhere(request: httpx2.Request) -> httpx2.Request:
 
 def huge(request: httpx2.Request) -> httpx2.Request:
     return edited(request, content=b"{" + b" " * (20 * 1024 * 1024) + b"}")
+
+
+@contextmanager
+def slow_body(stage: Stage) -> Iterator[None]:
+    """The request stops in the middle of its body."""
+
+    def stalling(request: httpx2.Request) -> httpx2.Request:
+        def pieces() -> Iterator[bytes]:
+            yield request.read()[:10]
+            time.sleep(1)
+
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in ("content-length", "host")
+        }
+        return httpx2.Request(request.method, request.url, headers=headers, content=pieces())
+
+    stage.transport.change = stalling
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "BODY_SECONDS_MAX", 0.2)
+        yield
+
+
+def keyed(stage: Stage, body_ends: bytes = b"") -> Callable[[], None]:
+    """From now on every request carries the same new Idempotency-Key.
+
+    This one's body ends differently, until what is returned is called.
+    """
+    header = {"idempotency-key": uuid.uuid4().hex}
+
+    def change(request: httpx2.Request, ending: bytes = b"") -> httpx2.Request:
+        return edited(request, content=request.read() + ending, add=header)
+
+    def same() -> None:
+        stage.transport.change = change
+
+    stage.transport.change = lambda request: change(request, body_ends)
+    return same
+
+
+@contextmanager
+def key_of_another_call(stage: Stage) -> Iterator[None]:
+    same = keyed(stage, body_ends=b" ")
+    stage.served.upstream.script = answering(200, ANSWER)
+    stage.ask()
+    same()
+    yield
+
+
+@contextmanager
+def key_of_a_call_whose_answer_was_too_large(stage: Stage) -> Iterator[None]:
+    keyed(stage)
+    stage.served.upstream.script = answering(200, ANSWER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idempotency, "ANSWER_BYTES_MAX", 1)
+        stage.ask()
+    yield
+
+
+@contextmanager
+def key_of_a_call_in_progress(stage: Stage) -> Iterator[None]:
+    keyed(stage)
+    may_end, upstream = threading.Event(), stage.served.upstream
+
+    async def waiting(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.to_thread(may_end.wait, 20)
+        await answering(200, ANSWER)(asked, writer)
+
+    upstream.script = waiting
+    asked = len(upstream.asked)
+    first = threading.Thread(target=stage.ask)
+    first.start()
+    until(lambda: len(upstream.asked) > asked)
+    try:
+        yield
+    finally:
+        may_end.set()
+        first.join(20)
 
 
 def call_in_flight(name: str) -> Callable[[Stage], AbstractContextManager[None]]:
@@ -406,6 +514,7 @@ INVALID_KEY = {
 }
 REFUSED_UPSTREAM = {"status": 400, "type": INVALID, "tries": 1, **BAD_REQUEST}
 BAD = {"status": 400, "type": INVALID, **BAD_REQUEST}
+REPEATED = {"type": INVALID, "param": "Idempotency-Key", "methods": ("ask",)}
 OTHERS = "only Responses has such a parameter"
 WIRES = tuple(sdk.wire for sdk in SDKS)
 
@@ -516,6 +625,17 @@ ROWS = (
         headers=NO_RETRY,
     ),
     Row(
+        "model whose provider has no credential",
+        Situation(model="unconfigured"),
+        status=503,
+        type=SERVER,
+        code="provider_not_configured",
+        message="is served by Elsewhere, which has no credential yet",
+        anthropic=(500, "api_error"),
+        gemini=(503, "UNAVAILABLE"),
+        headers=NO_RETRY,
+    ),
+    Row(
         "out of credit",
         Situation(key="poor"),
         code=QUOTA,
@@ -609,7 +729,7 @@ ROWS = (
         Situation(script=answering(200, b"<html>It works!</html>")),
         headers=NO_RETRY,
         tries=1,
-        streams=False,
+        methods=("ask",),
         **UPSTREAM_FAILED,
     ),
     Row(
@@ -705,7 +825,18 @@ ROWS = (
         anthropic=(413, "request_too_large"),
         gemini=(413, "INVALID_ARGUMENT"),
         headers={"connection": "close"},
-        streams=False,
+        methods=("ask",),
+    ),
+    Row(
+        "body that does not arrive",
+        Situation(during=slow_body),
+        status=408,
+        type=INVALID,
+        code="request_timeout",
+        message=r"^The request body did not arrive in time\.$",
+        anthropic=(408, "timeout_error"),
+        gemini=(408, "DEADLINE_EXCEEDED"),
+        headers={"connection": "close"},
     ),
     Row(
         "compressed body",
@@ -838,6 +969,56 @@ ROWS = (
         **NOT_FOUND,
     ),
     Row(
+        "Idempotency-Key on a stream",
+        Situation(change=lambda request: edited(request, add={"idempotency-key": "order-1"})),
+        code="idempotency_not_supported",
+        param="Idempotency-Key",
+        message=r"^A streaming call cannot be replayed\. Leave out the Idempotency-Key header, or ",
+        methods=("stream",),
+        **BAD,
+    ),
+    Row(
+        "Idempotency-Key that is none",
+        Situation(change=lambda request: edited(request, add={"idempotency-key": "order 1"})),
+        code="idempotency_key_invalid",
+        param="Idempotency-Key",
+        message="^An Idempotency-Key has 1 to 255 visible ASCII characters, none a space",
+        methods=("ask",),
+        **BAD,
+    ),
+    Row(
+        "Idempotency-Key of another call",
+        Situation(during=key_of_another_call),
+        status=422,
+        code="idempotency_key_reused",
+        message=r"^This Idempotency-Key was used for another request\. Use a new key for every ",
+        anthropic=(422, INVALID),
+        gemini=(422, "INVALID_ARGUMENT"),
+        **REPEATED,
+    ),
+    Row(
+        "Idempotency-Key of a call in progress",
+        Situation(during=key_of_a_call_in_progress),
+        status=409,
+        code="idempotency_in_progress",
+        message="^A request with this Idempotency-Key is in progress",
+        anthropic=(409, INVALID),
+        gemini=(409, "ABORTED"),
+        headers={"retry-after": "2", **RETRY},
+        **REPEATED,
+    ),
+    Row(
+        "Idempotency-Key of a call whose answer was too large to keep",
+        Situation(during=key_of_a_call_whose_answer_was_too_large),
+        status=409,
+        code="idempotent_answer_not_kept",
+        message="was carried out, but its answer was too large to keep",
+        anthropic=(409, INVALID),
+        gemini=(409, "ABORTED"),
+        headers=NO_RETRY,
+        **REPEATED,
+    ),
+    Row(
         "gateway bug",
         Situation(during=bug),
         status=500,
@@ -874,15 +1055,14 @@ def test_every_row_is_heard_as_the_sdks_own_exception(
     if reason := row.absent.get(kind.wire):
         pytest.skip(reason)
     expected = row.on_wire(kind.wire)
-    addresses = {"url": stage.served.url, "drained": stage.served.drained_url}
-    address = addresses.get(row.situation.address) or request.getfixturevalue("lost")
-    sdk = stage.sdk(kind, address, retries=0 if row.may_pass else 2)
+    sdk = stage.sdk(kind, _address(stage, request, row), retries=0 if row.may_pass else 2)
     upstream, transport = stage.served.upstream, stage.transport
-    for method in ("ask", "stream") if row.streams else ("ask",):
+    for method in row.methods:
+        stage.ask = partial(_whole, sdk, method, row.situation.model)
         with stage.enter(row.situation):
             sent, tried, made = transport.sent, len(upstream.asked), UsageRecord.objects.count()
             with pytest.raises(kind.base) as caught:
-                list(getattr(sdk, method)(row.situation.model))
+                stage.ask()
             records = UsageRecord.objects.order_by("call_id")[made:]
             # A call that got as far as a provider leaves one record and costs nothing.
             assert [record.cost_nanos for record in records] == [0] * row.is_recorded
@@ -891,6 +1071,18 @@ def test_every_row_is_heard_as_the_sdks_own_exception(
         assert transport.sent == sent + 1
         assert len(upstream.asked) == tried + row.tries
         check(sdk.hear(caught.value), kind.wire, expected)
+
+
+def _address(stage: Stage, request: pytest.FixtureRequest, row: Row) -> str:
+    """Whom the row's calls go to."""
+    addresses = {"url": stage.served.url, "drained": stage.served.drained_url}
+    address = addresses.get(row.situation.address)
+    return str(address or request.getfixturevalue("lost"))
+
+
+def _whole(sdk: Sdk, method: str, model: str) -> None:
+    """One call to its end."""
+    list(getattr(sdk, method)(model))
 
 
 def check(heard: Heard, wire: str, expected: dict[str, Any]) -> None:
@@ -966,3 +1158,166 @@ def test_nobody_learns_why_a_key_does_not_work(stage: Stage, kind: type[Sdk]) ->
         assert masked != body
         heard.add((answer.status, str(headers), masked))
     assert len(heard) == 1
+
+
+# --- endpoints that only some SDKs have ------------------------------------------------------
+
+MESSAGES: Any = [{"role": "user", "content": "Hi"}]
+HELLO = "Hi"
+# What each asks for, with the SDK it belongs to.
+ENDPOINTS: dict[str, tuple[type[Sdk], Callable[[Any, str], Any]]] = {
+    "openai: a model": (SDKS[0], lambda client, model: client.models.retrieve(model)),
+    "openai: embeddings": (
+        SDKS[0],
+        lambda client, model: client.embeddings.create(model=model, input=HELLO),
+    ),
+    "anthropic: a model": (SDKS[2], lambda client, model: client.models.retrieve(model)),
+    "anthropic: counting": (
+        SDKS[2],
+        lambda client, model: client.messages.count_tokens(model=model, messages=MESSAGES),
+    ),
+    "genai: a model": (SDKS[3], lambda client, model: client.models.get(model=model)),
+    "genai: counting": (
+        SDKS[3],
+        lambda client, model: client.models.count_tokens(model=model, contents=HELLO),
+    ),
+}
+# The rows that every endpoint which names a model has, by name: the model that is asked for.
+EVERYWHERE = {
+    "missing key": GPT,
+    "bad key": GPT,
+    "revoked key": GPT,
+    "key used in a browser": GPT,
+    "model not allowed for the key": GPT,
+    "unknown model": "gpt-0",
+    "draining": GPT,
+    "database down": GPT,
+}
+BY_NAME = {row.name: row for row in ROWS}
+
+
+# OpenAI's and Google's clients share this path: whose they are is told by the header of their key.
+UNTOLD = ("genai: a model", "missing key")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [pair for pair in itertools.product(ENDPOINTS, EVERYWHERE) if pair != UNTOLD],
+)
+def test_other_endpoints_refuse_in_the_same_words(
+    stage: Stage, request: pytest.FixtureRequest, endpoint: str, name: str
+) -> None:
+    (kind, call), row = ENDPOINTS[endpoint], BY_NAME[name]
+    expected = row.on_wire(kind.wire)
+    sdk: Any = stage.sdk(kind, _address(stage, request, row), retries=0 if row.may_pass else 2)
+    with stage.enter(row.situation), pytest.raises(kind.base) as caught:
+        call(sdk.client, EVERYWHERE[name])
+    assert type(caught.value) is kind.raises[expected["status"]]
+    check(sdk.hear(caught.value), kind.wire, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda client: client.responses.retrieve("resp_1"), "Response with id 'resp_1' not found"),
+        (lambda client: client.responses.delete("resp_1"), "Response with id 'resp_1' not found"),
+        (
+            lambda client: client.responses.input_items.list("resp_1"),
+            "Response with id 'resp_1' not found",
+        ),
+    ],
+    ids=["retrieve", "delete", "input items"],
+)
+def test_a_response_that_is_not_kept_is_a_404_of_openais_sdk(
+    stage: Stage, call: Callable[[Any], Any], message: str
+) -> None:
+    sdk: Any = stage.sdk(SDKS[1], stage.served.url, retries=2)
+    with stage.enter(Situation()), pytest.raises(openai.NotFoundError) as caught:
+        call(sdk.client)
+    expected = {
+        "status": 404,
+        "type": INVALID,
+        "code": None,
+        "param": None,
+        "message": message,
+        "headers": {},
+        "extra": (),
+        "limited": "",
+    }
+    check(sdk.hear(caught.value), "responses", expected)
+
+
+def test_embeddings_on_googles_wire_are_a_400_of_its_sdk(stage: Stage) -> None:
+    sdk: Any = stage.sdk(SDKS[3], stage.served.url, retries=2)
+    with stage.enter(Situation()), pytest.raises(genai_errors.ClientError) as caught:
+        sdk.client.models.embed_content(model="embedder", contents=HELLO)
+    assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
+    assert "POST them in OpenAI's shape to /api/ai/v1/embeddings" in caught.value.message
+
+
+# --- streams that have begun -----------------------------------------------------------------
+
+# Held in steps of 2,048 tokens at a hundred-thousandth of a dollar: enough for one, not for two.
+ONE_SLICE = 30 * DOLLAR // 1000
+QUOTA_MESSAGE = "You exceeded your current quota, please check your plan and billing details."
+
+
+async def endless(_: Asked, writer: asyncio.StreamWriter) -> None:
+    """A stream of more tokens than a slice has."""
+    choice = {"index": 0, "delta": {"content": "x "}, "finish_reason": None}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "model": GPT, "choices": [choice]}
+    message = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    writer.write(STREAM_HEAD)
+    for _ in range(100):
+        writer.write(framed(message * 50))
+        await asyncio.sleep(0.001)  # so that the gateway reads it before more comes
+
+
+def openai_quota(error: Any) -> None:
+    assert type(error) is openai.APIError
+    assert (error.type, error.code, error.message) == (QUOTA, QUOTA, QUOTA_MESSAGE)
+
+
+def anthropic_quota(error: Any) -> None:
+    assert type(error) is anthropic.APIStatusError
+    said = {"type": "rate_limit_error", "message": QUOTA_MESSAGE}
+    assert error.body == {"type": "error", "error": said}
+
+
+def gemini_quota(error: Any) -> None:
+    assert type(error) is genai_errors.ClientError
+    assert (error.code, error.status) == (429, "RESOURCE_EXHAUSTED")
+    assert error.message == QUOTA_MESSAGE
+
+
+QUOTAS = {
+    "chat": openai_quota,
+    "responses": openai_quota,
+    "anthropic": anthropic_quota,
+    "gemini": gemini_quota,
+}
+
+
+@pytest.mark.parametrize("kind", SDKS, ids=[sdk.name for sdk in SDKS])
+def test_credit_that_runs_out_in_the_middle_of_a_stream_is_an_exception(
+    stage: Stage, kind: type[Sdk]
+) -> None:
+    tenant = make_tenant(dollars=0)
+    ledger.grant(
+        tenant.organization,
+        ONE_SLICE,
+        reason="test",
+        idempotency_key="grant",
+        at=timezone.now(),
+    )
+    sdk, pieces = stage.sdk(kind, stage.served.url, retries=2), list[Any]()
+    with stage.enter(Situation(key=tenant.key, script=endless)):
+        sent = stage.transport.sent
+        with pytest.raises(kind.base) as caught:
+            pieces.extend(sdk.stream(GPT))
+    QUOTAS[kind.wire](caught.value)
+    assert stage.transport.sent == sent + 1
+    assert len(pieces) > 1000  # what the client got before is part of the answer, and billed
+    record = UsageRecord.objects.get(organization=tenant.organization)
+    assert (record.status, record.error_code) == (UsageRecord.Status.CREDIT_CUT, QUOTA)
+    assert 0 < record.cost_nanos <= ONE_SLICE
