@@ -15,7 +15,6 @@ from aiohttp import ClientError, web
 
 from deployments.runtime import events
 from deployments.runtime.driver import (
-    MEBIBYTE,
     RESPONSE_BYTES_MAX,
     STREAMED_BYTES_MAX,
     Chunk,
@@ -26,9 +25,6 @@ from deployments.runtime.driver import (
 from deployments.runtime.invocation import Invocation
 
 VERSION = "/2018-06-01/runtime"
-INTEGRATION_RESPONSE = "application/vnd.awslambda.http-integration-response"
-PRELUDE_END = b"\0" * 8
-PRELUDE_BYTES_MAX = 64 * 1024
 ERROR_BYTES_MAX = 256 * 1024
 
 
@@ -136,15 +132,11 @@ async def _forward_buffered(request: web.Request, invocation: Invocation) -> Fai
     async for data in request.content.iter_any():
         raw += data
         if len(raw) > RESPONSE_BYTES_MAX:
-            return Failed(
-                Failure.RESPONSE,
-                f"The response is larger than {RESPONSE_BYTES_MAX // MEBIBYTE} MB: stream it, "
-                "or hand out a link.",
-            )
+            return Failed(Failure.RESPONSE, events.RESPONSE_TOO_LARGE)
     try:
         head, body = events.response_of(bytes(raw))
     except events.UnableToAnswer as error:
-        return Failed(Failure.RESPONSE, f"The handler's answer is not valid: {error}")
+        return Failed(Failure.RESPONSE, str(error))
     await invocation.put(replace(head, length=len(body)))
     if body:
         await invocation.put(Chunk(body))
@@ -160,15 +152,12 @@ async def _forward_stream(request: web.Request, invocation: Invocation) -> Faile
         async for data, _ in request.content.iter_chunks():  # as the function wrote them
             total += len(data)
             if total > STREAMED_BYTES_MAX:
-                return Failed(
-                    Failure.RESPONSE,
-                    f"The streamed response is larger than {STREAMED_BYTES_MAX // MEBIBYTE} MB.",
-                )
+                return Failed(Failure.RESPONSE, events.STREAM_TOO_LARGE)
             if data and not await invocation.put(Chunk(data)):
                 wanted = False
                 break
     except events.UnableToAnswer as error:
-        return Failed(Failure.RESPONSE, f"The stream's head is not valid: {error}")
+        return Failed(Failure.RESPONSE, str(error))
     except (OSError, ClientError, web.RequestPayloadError):
         return Failed(Failure.HANDLER, "The response stream broke off.")
     if not wanted and request.transport is not None:
@@ -180,23 +169,13 @@ async def _forward_stream(request: web.Request, invocation: Invocation) -> Faile
 async def _forward_prelude(request: web.Request, invocation: Invocation) -> bytes:
     """Put the head; returns the data that came with it. Raises UnableToAnswer."""
     content_type = request.headers.get("Content-Type", "application/octet-stream")
-    if not content_type.startswith(INTEGRATION_RESPONSE):
+    if not content_type.startswith(events.INTEGRATION_RESPONSE):
         await invocation.put(Head(200, (("content-type", content_type),)))
         return b""
-    raw = bytearray()
+    prelude = events.Prelude()
     async for piece, _ in request.content.iter_chunks():
-        raw += piece
-        prelude, found, rest = bytes(raw).partition(PRELUDE_END)
-        if found:
-            await invocation.put(_prelude_head(prelude))
+        if found := prelude.feed(piece):
+            head, rest = found
+            await invocation.put(head)
             return rest
-        if len(raw) > PRELUDE_BYTES_MAX:
-            break
-    raise events.UnableToAnswer("The metadata before the stream is incomplete or over 64 KB.")
-
-
-def _prelude_head(prelude: bytes) -> Head:
-    try:
-        return events.head_of(json.loads(prelude))
-    except ValueError:
-        raise events.UnableToAnswer("The metadata before the stream is not JSON.") from None
+    raise events.UnableToAnswer(events.PRELUDE_INCOMPLETE)

@@ -18,8 +18,19 @@ from urllib.parse import parse_qsl
 from django.conf import settings
 from django.contrib.messages.storage.cookie import CookieStorage
 
-from deployments.runtime.driver import Head
+from deployments.runtime.driver import MEBIBYTE, RESPONSE_BYTES_MAX, STREAMED_BYTES_MAX, Head
 
+INTEGRATION_RESPONSE = "application/vnd.awslambda.http-integration-response"
+PRELUDE_END = b"\0" * 8
+PRELUDE_BYTES_MAX = 64 * 1024
+PRELUDE_INCOMPLETE = (
+    "The stream's head is not valid: the metadata before the stream is incomplete or over 64 KB."
+)
+RESPONSE_TOO_LARGE = (
+    f"The response is larger than {RESPONSE_BYTES_MAX // MEBIBYTE} MB: stream it, "
+    "or hand out a link."
+)
+STREAM_TOO_LARGE = f"The streamed response is larger than {STREAMED_BYTES_MAX // MEBIBYTE} MB."
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -150,8 +161,39 @@ def event_of(request: Request, *, request_id: str, at: datetime) -> bytes:
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
 
 
+class Prelude:
+    """The metadata before a stream: JSON, eight NULs, then the stream's data."""
+
+    def __init__(self) -> None:
+        self._raw = bytearray()
+
+    def feed(self, piece: bytes) -> tuple[Head, bytes] | None:
+        """The head and the data that came with it, once it is whole. Raises UnableToAnswer."""
+        self._raw += piece
+        metadata, found, rest = bytes(self._raw).partition(PRELUDE_END)
+        if not found:
+            if len(self._raw) > PRELUDE_BYTES_MAX:
+                raise UnableToAnswer(PRELUDE_INCOMPLETE)
+            return None
+        try:
+            return head_of(json.loads(metadata)), rest
+        except ValueError:
+            raise UnableToAnswer(
+                "The stream's head is not valid: the metadata before the stream is not JSON."
+            ) from None
+        except UnableToAnswer as error:
+            raise UnableToAnswer(f"The stream's head is not valid: {error}") from None
+
+
 def response_of(result: bytes) -> tuple[Head, bytes]:
     """Head and body of what a handler returned, as JSON. Raises UnableToAnswer."""
+    try:
+        return _response_of(result)
+    except UnableToAnswer as error:
+        raise UnableToAnswer(f"The handler's answer is not valid: {error}") from None
+
+
+def _response_of(result: bytes) -> tuple[Head, bytes]:
     try:
         value = json.loads(result)
     except ValueError:

@@ -9,8 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deployments.runtime.api import INTEGRATION_RESPONSE, VERSION, RuntimeApi
+from deployments.runtime.api import VERSION, RuntimeApi
 from deployments.runtime.driver import Chunk, Done, Event, Failed, Failure, Head, InvokeContext
+from deployments.runtime.events import INTEGRATION_RESPONSE
 from deployments.runtime.invocation import BUFFERED_EVENTS_MAX, Invocation
 from tests.deployments.waiting import until
 
