@@ -8,6 +8,7 @@ what would be wrong in production fails a system check (config/checks.py), not a
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
@@ -269,6 +270,18 @@ RUNTIME_DIR = DATA_DIR / "run"  # sockets of running functions
 UPLOAD_BYTES_MAX = 100 * 1024 * 1024
 UPLOAD_SECONDS_MAX = 600
 FUNCTION_DRIVER = env.text("FUNCTION_DRIVER", "local-plain")
+# For FUNCTION_DRIVER=aws-lambda; AWS credentials come from where AWS's own tools find them.
+AWS_LAMBDA: dict[str, Any] = {
+    "region": env.text("AWS_LAMBDA_REGION"),
+    "role": env.text("AWS_LAMBDA_ROLE"),
+    "runtime": env.text("AWS_LAMBDA_RUNTIME", "nodejs22.x"),
+    "prefix": env.text("AWS_LAMBDA_PREFIX", "aig-"),
+    "timeout_seconds": env.integer("AWS_LAMBDA_TIMEOUT_SECONDS", 30),
+    "reserved_concurrency": env.integer("AWS_LAMBDA_RESERVED_CONCURRENCY", 0),
+    "bucket": env.text("AWS_LAMBDA_S3_BUCKET"),
+    "connections": env.integer("AWS_LAMBDA_CONNECTIONS", 200),
+    "endpoint_url": env.text("AWS_LAMBDA_ENDPOINT_URL"),
+}
 
 # --- Gateway: where the providers are ---------------------------------------------------------
 # A credential in the admin wins over the environment; see docs/configuration.md.

@@ -7,12 +7,25 @@ from typing import Any
 
 import pytest
 
+from deployments.runtime.local_bwrap import LocalBwrap
 from tests.deployments.drivers.subjects import SUBJECTS, Options, Subject
+from tests.deployments.fake_lambda import ACCESS_KEY, SECRET_KEY
+from tests.deployments.sandboxes import needs_bwrap
+
+
+@pytest.fixture(autouse=True)
+def _credentials_of_the_fake_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+
 
 MakeSubject = Callable[..., Awaitable[Subject]]
 
 
-@pytest.fixture(params=SUBJECTS)
+MARKS = {LocalBwrap.name: needs_bwrap}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in SUBJECTS])
 async def make_subject(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[MakeSubject]:

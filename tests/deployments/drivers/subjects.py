@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployments.runtime.aws_functions import Configuration, function_name
+from deployments.runtime.aws_lambda import AwsLambda
 from deployments.runtime.driver import Event, FunctionDriver, FunctionSpec, Launcher
+from deployments.runtime.local_bwrap import LocalBwrap
 from deployments.runtime.local_plain import LocalPlain
 from deployments.runtime.output import LogWriter
 from deployments.runtime.pool import Limits, Pool
+from tests.deployments.fake_lambda import REGION, fake_lambda
 from tests.deployments.functions import Lines, invoke, write_function
 
 
@@ -88,5 +92,43 @@ def _pool(make_launcher: Callable[[], Launcher]) -> "Build":
     return build
 
 
+@asynccontextmanager
+async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
+    """The driver against the fake service, which runs functions in plain Node processes."""
+    lines = Lines()
+    writer = LogWriter(lines)
+    async with fake_lambda(folder / "fake") as (service, address):
+        configuration = Configuration(
+            region=REGION,
+            role="arn:aws:iam::000000000000:role/functions",
+            timeout_seconds=int(options.timeout_seconds),
+            reserved_concurrency=options.concurrency,
+            endpoint_url=address,
+            wait_seconds=options.wait_seconds,
+            init_seconds=options.init_seconds,
+        )
+        driver = AwsLambda(configuration, writer=writer)
+
+        def code_folder(spec: FunctionSpec) -> Path:
+            name = function_name(configuration.prefix, spec.deploy_id, spec.function_name)
+            return service.code_folder(name, spec.release_id)
+
+        yield Subject(
+            driver.name,
+            driver,
+            writer,
+            lines,
+            options,
+            folder / "code",
+            differs=frozenset({"request-id", "early-close", "raw-lines"}),
+            code_folder=code_folder,
+        )
+        await driver.close()
+
+
 Build = Callable[[Path, Options], AbstractAsyncContextManager[Subject]]
-SUBJECTS: dict[str, Build] = {LocalPlain.name: _pool(LocalPlain)}
+SUBJECTS: dict[str, Build] = {
+    LocalPlain.name: _pool(LocalPlain),
+    LocalBwrap.name: _pool(LocalBwrap),
+    AwsLambda.name: _aws_lambda,
+}

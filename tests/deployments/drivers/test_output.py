@@ -21,6 +21,8 @@ async def test_console_lines_carry_the_request_and_stay_whole(subject: Subject) 
     await subject.driver.close()
     seen = [(row.request_id, row.message) for row in subject.lines.rows]
     of_a_run = ["got { a: 1 }", "ERROR two\nlines", "WARN careful", "raw"]
+    if "raw-lines" in subject.differs:  # they are taken for more of the line before
+        of_a_run[2:] = ["WARN careful\nraw"]
     assert [each for each in seen if each[1] != "loading"] == [
         *(("r1", message) for message in of_a_run),
         *(("r2", message) for message in of_a_run),

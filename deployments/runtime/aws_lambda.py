@@ -1,0 +1,288 @@
+"""Runs functions on AWS Lambda: the driver behind FUNCTION_DRIVER=aws-lambda (ADR 0026).
+
+Owns the way of one invocation: signed, sent, retried while Lambda has not begun, read as it comes.
+Must not know how functions get there (aws_functions) or what answers mean (aws_answer).
+
+Every function is invoked by InvokeWithResponseStream, which serves handlers that do not stream as
+well. The call is made with aiohttp and signed and decoded by botocore, because boto3 would hold a
+thread for as long as a visitor reads.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from typing import Any
+
+import aiohttp
+import yarl
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.eventstream import EventStreamBuffer, EventStreamMessage, ParserError
+from botocore.exceptions import BotoCoreError
+
+from deployments.runtime import events
+from deployments.runtime.aws_answer import Answer
+from deployments.runtime.aws_functions import Configuration, Functions
+from deployments.runtime.driver import (
+    Done,
+    Event,
+    Failed,
+    Failure,
+    FunctionSpec,
+    InvokeContext,
+)
+from deployments.runtime.output import LogWriter
+
+PATH = "/2021-11-15/functions/{name}/response-streaming-invocations?Qualifier={alias}"
+CONNECT_SECONDS = 5.0
+GRACE_SECONDS = 2.0  # for the way, beyond what Lambda itself allows a run
+RETRY_SECONDS = 0.1  # doubled, with jitter
+ERROR_BYTES_MAX = 64 * 1024
+# Errors of a call that got no answer, or only a part of one.
+UNREACHABLE = (aiohttp.ClientError, OSError, BotoCoreError, ParserError)
+# Refusals after which the function has certainly not run.
+NOT_RUN = frozenset(
+    {
+        "TooManyRequestsException",
+        "ResourceConflictException",
+        "ResourceNotReadyException",
+        "EC2ThrottledException",
+    }
+)
+
+
+class AwsLambda:
+    """A FunctionDriver. Instances are Lambda's affair: scaling, idling and isolation."""
+
+    name = "aws-lambda"
+
+    def __init__(self, configuration: Configuration, *, writer: LogWriter | None = None) -> None:
+        self.configuration = configuration
+        self.writer = writer or LogWriter()
+        self._functions = Functions(configuration)
+        self._session: aiohttp.ClientSession | None = None
+        self._slots = asyncio.Semaphore(configuration.connections)
+
+    # --- Invoking ----------------------------------------------------------------------------
+
+    async def invoke(
+        self, spec: FunctionSpec, event: bytes, context: InvokeContext
+    ) -> AsyncGenerator[Event]:
+        """See FunctionDriver. Closing early drops the connection; Lambda lets the run go on."""
+        began = time.monotonic()
+        answer: Answer | None = None
+        outcome: Done | Failed | None = None
+        try:
+            async with self._slot(), self._response(spec, event, context) as response:
+                answer = Answer(response.headers.get("X-Amzn-Remapped-Content-Type", ""))
+                items = _items(response, answer, _run_seconds(context, self.configuration))
+                async with contextlib.aclosing(items):
+                    async for item in items:
+                        if isinstance(item, Failed):
+                            outcome = item
+                        else:
+                            yield item
+        except events.UnableToAnswer as error:
+            outcome = Failed(Failure.RESPONSE, str(error))
+        except _Refused as refusal:
+            outcome = Failed(refusal.kind, str(refusal))
+        except UNREACHABLE as error:
+            outcome = _failed_on_the_way(error, context)
+        if outcome is None:
+            cold = answer is not None and answer.log.cold
+            outcome = Done(int((time.monotonic() - began) * 1000), cold)
+        self._write_log(spec, context, answer, outcome)
+        yield outcome
+
+    def _write_log(
+        self,
+        spec: FunctionSpec,
+        context: InvokeContext,
+        answer: Answer | None,
+        outcome: Done | Failed,
+    ) -> None:
+        for line in answer.log.lines if answer else ():
+            self.writer.add(spec, context.request_id, line)
+        if isinstance(outcome, Failed):
+            self.writer.add(spec, context.request_id, outcome.message)
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of this process's connections. Raises _Refused when none gets free in time."""
+        seconds = self.configuration.wait_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _Refused(
+                Failure.THROTTLED,
+                f"{self.configuration.connections} requests were running already and none ended "
+                f"within {seconds:.0f} seconds: the request was refused.",
+            ) from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @contextlib.asynccontextmanager
+    async def _response(
+        self, spec: FunctionSpec, event: bytes, context: InvokeContext
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response of a run that has begun. Raises _Refused and what UNREACHABLE lists."""
+        deadline = time.monotonic() + self.configuration.wait_seconds
+        for attempt in itertools.count():
+            response = await self._send(spec, event, context)
+            try:
+                if response.status == 200:
+                    yield response
+                    return
+                refusal, may_retry = await _refusal(response)
+            finally:
+                response.close()
+            pause = RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            if not may_retry or time.monotonic() + pause > deadline:
+                raise refusal
+            await asyncio.sleep(pause)
+
+    async def _send(
+        self, spec: FunctionSpec, event: bytes, context: InvokeContext
+    ) -> aiohttp.ClientResponse:
+        path = PATH.format(name=self._functions.name_of(spec), alias=spec.release_id)
+        url = self._functions.endpoint_url + path
+        headers = await asyncio.to_thread(self._sign, url, event)
+        return await self._client().post(
+            yarl.URL(url, encoded=True),
+            data=event,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=CONNECT_SECONDS,
+                # Lambda answers when the handler does, and itself ends a run that takes longer.
+                sock_read=_run_seconds(context, self.configuration),
+            ),
+        )
+
+    def _sign(self, url: str, event: bytes) -> dict[str, str]:
+        """Headers with the signature. May ask AWS for credentials."""
+        credentials = self._functions.credentials()
+        if credentials is None:
+            raise _Refused(
+                Failure.PLATFORM, "There are no AWS credentials: see docs/configuration.md."
+            )
+        request = AWSRequest(
+            method="POST",
+            url=url,
+            data=event,
+            headers={"Content-Type": "application/json", "X-Amz-Log-Type": "Tail"},
+        )
+        SigV4Auth(credentials, "lambda", self.configuration.region).add_auth(request)
+        return dict(request.headers)
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # _slot is the limit
+                auto_decompress=False,
+            )
+        return self._session
+
+    # --- Functions ---------------------------------------------------------------------------
+
+    async def prepare(self, spec: FunctionSpec) -> None:
+        """See FunctionDriver."""
+        await asyncio.to_thread(self._functions.prepare, spec)
+
+    async def retire(self, spec: FunctionSpec) -> None:
+        """See FunctionDriver. Raises botocore's errors: the caller may try again."""
+        await asyncio.to_thread(self._functions.retire, spec)
+
+    async def delete(self, deploy_id: str, function_names: Collection[str]) -> None:
+        """See FunctionDriver. Raises botocore's errors: the caller may try again."""
+        await asyncio.to_thread(self._functions.delete, deploy_id, function_names)
+
+    async def close(self) -> None:
+        """See FunctionDriver. Runs go on at Lambda; nobody reads their answers any more."""
+        if self._session is not None:
+            await self._session.close()
+        await self.writer.close()
+
+
+class _Refused(Exception):
+    """Lambda did not take the invocation."""
+
+    def __init__(self, kind: Failure, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _run_seconds(context: InvokeContext, configuration: Configuration) -> float:
+    return context.timeout_seconds + configuration.init_seconds + GRACE_SECONDS
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> tuple[_Refused, bool]:
+    """Why Lambda did not take the invocation, and whether another try may succeed."""
+    code = response.headers.get("X-Amzn-ErrorType", "").partition(":")[0]
+    raw = await response.content.read(ERROR_BYTES_MAX)
+    try:
+        told: Any = json.loads(raw)
+    except ValueError:
+        told = None
+    message = str(told.get("Message") or told.get("message")) if isinstance(told, dict) else ""
+    if code in NOT_RUN or response.status == 429:
+        return _Refused(Failure.THROTTLED, f"AWS Lambda is busy ({code}): {message}"), True
+    if code == "ResourceNotFoundException":
+        text = "This release is not on AWS Lambda. Redeploy it."
+        return _Refused(Failure.PLATFORM, text), False
+    if response.status == 413:
+        text = "The request is larger than AWS Lambda takes: 6 MB with its headers, as JSON."
+        return _Refused(Failure.PLATFORM, text), False
+    text = f"AWS Lambda refused the request: {code or response.status}."
+    return _Refused(Failure.PLATFORM, text), False
+
+
+def _failed_on_the_way(error: Exception, context: InvokeContext) -> Failed:
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Failed(
+            Failure.TIMEOUT, f"Task timed out after {context.timeout_seconds:.2f} seconds"
+        )
+    return Failed(Failure.PLATFORM, f"AWS Lambda could not be reached: {type(error).__name__}.")
+
+
+async def _items(
+    response: aiohttp.ClientResponse, answer: Answer, seconds: float
+) -> AsyncGenerator[Event]:
+    """Head, Chunks and Failed of a response. Raises UnableToAnswer, TimeoutError, _Refused."""
+    async with contextlib.aclosing(_messages(response, seconds)) as messages:
+        async for message in messages:
+            kind = message.headers.get(":event-type")
+            if message.headers.get(":message-type") != "event":
+                raise _Refused(Failure.PLATFORM, f"AWS Lambda broke the answer off ({kind}).")
+            if kind == "PayloadChunk":
+                for piece in answer.feed(message.payload):
+                    yield piece
+            elif kind == "InvokeComplete":
+                for item in answer.complete(json.loads(message.payload or b"{}")):
+                    yield item
+                return
+    raise _Refused(Failure.PLATFORM, "The answer of AWS Lambda broke off.")
+
+
+async def _messages(
+    response: aiohttp.ClientResponse, seconds: float
+) -> AsyncGenerator[EventStreamMessage]:
+    """The frames of a response as they come, all within `seconds`. Raises TimeoutError."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    buffer = EventStreamBuffer()
+    while True:
+        async with asyncio.timeout_at(deadline):
+            data = await response.content.readany()
+        if not data:
+            return
+        buffer.add_data(data)
+        for message in buffer:
+            yield message
