@@ -73,6 +73,22 @@ def functions_are_isolated(**_: Any) -> list[CheckMessage]:
     return []
 
 
+@register()
+def aws_lambda_is_set_up(**_: Any) -> list[CheckMessage]:
+    """The driver cannot create functions without a region and a role."""
+    missing = [name for name in ("region", "role") if not settings.AWS_LAMBDA[name]]
+    if settings.FUNCTION_DRIVER != "aws-lambda" or not missing:
+        return []
+    names = " and ".join(f"AWS_LAMBDA_{name.upper()}" for name in missing)
+    return [
+        Error(
+            f"FUNCTION_DRIVER=aws-lambda needs {names}.",
+            hint="Name the region functions run in and the role they run as: docs/functions.md.",
+            id="config.E003",
+        )
+    ]
+
+
 @register(Tags.security, deploy=True)
 def payments_can_be_confirmed(**_: Any) -> list[CheckMessage]:
     """Credit can be bought, but Stripe's messages about it are refused."""

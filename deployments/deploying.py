@@ -14,10 +14,12 @@ from django.db import transaction
 
 from deployments import directory, environment, releases, storage
 from deployments.models import Deployment, Release, Upload
+from deployments.runtime import drivers
 
 UPLOAD_SALT = "deployments.deploying:upload"
 UPLOAD_PATH = "/api/data/uploads/"
 ISSUED_RETENTION = timedelta(days=1)
+TIDY_SECONDS = 120  # requests that found the release before it was superseded are over by then
 
 
 class UploadNotAllowed(Exception):
@@ -102,7 +104,11 @@ def deploy(deployment: Deployment, *, at: datetime) -> Release:
     answer can be asked for again. Raises NothingToDeploy, and releases.UnableToRelease with the
     reason; the release that was active then stays active.
     """
-    return releases.publish(_release_to_publish(deployment), at=at)
+    release = _release_to_publish(deployment)
+    try:
+        return releases.publish(release, at=at)
+    finally:
+        _tidy_later(deployment)
 
 
 @transaction.atomic
@@ -163,7 +169,9 @@ def finish_redeploy(release_id: str, *, at: datetime) -> None:
     try:
         releases.publish(release, at=at)
     except releases.UnableToRelease:
-        return  # the reason is in `release.failure`, where people look; a retry changes nothing
+        pass  # the reason is in `release.failure`, where people look; a retry changes nothing
+    finally:
+        _tidy_later(release.deployment)
 
 
 def update_environment(
@@ -187,7 +195,9 @@ def roll_back(deployment: Deployment, release_id: str | None, *, at: datetime) -
         release = releases.previous(deployment)
     else:
         release = releases.find(deployment, release_id)
-    return releases.activate(release, at=at)
+    active = releases.activate(release, at=at)
+    _tidy_later(deployment)
+    return active
 
 
 @transaction.atomic
@@ -209,6 +219,7 @@ def delete(deployment: Deployment, *, at: datetime) -> None:
     )
     environment.clear(deployment)
     transaction.on_commit(lambda: _remove_files(deployment), robust=True)
+    transaction.on_commit(lambda: _tidy_later(deployment, seconds=0), robust=True)
 
 
 def _remove_files(deployment: Deployment) -> None:
@@ -228,4 +239,31 @@ def _is_used(sha256: str) -> bool:
     return (
         Release.objects.filter(bundle_sha256=sha256, **alive).exists()
         or Upload.objects.filter(sha256=sha256, **alive).exists()
+    )
+
+
+# --- Functions kept elsewhere ----------------------------------------------------------------
+
+
+def _tidy_later(deployment: Deployment, *, seconds: int = TIDY_SECONDS) -> None:
+    """Have functions that serve nobody any more removed from where the driver keeps them."""
+    if drivers.keeps_functions():
+        current_app.send_task(
+            "deployments.tidy_functions",
+            kwargs={"deploy_id": deployment.deploy_id},
+            countdown=seconds,
+        )
+
+
+def tidy_functions(deploy_id: str) -> None:
+    """Remove the functions of a deleted deployment, or of releases that serve nobody any more.
+
+    Raises the driver's errors: what is left is then removed when the task is tried again.
+    """
+    deployment = Deployment.objects.get(deploy_id=deploy_id)
+    if deployment.deleted_at is not None:
+        drivers.delete(deploy_id, releases.function_names(deployment))
+        return
+    drivers.retire(
+        [spec for release in releases.done_with(deployment) for spec in releases.functions(release)]
     )

@@ -2,15 +2,18 @@
 
 Owns the states PENDING, ACTIVE, SUPERSEDED and FAILED. A release that cannot be made is marked
 FAILED with the reason and the one before keeps serving. Must not know where bundles come from or
-how a release is served.
+how a release is served; functions are handed to the driver before the release goes live.
 """
 
+import contextlib
 from datetime import datetime
 
 from django.db import transaction
 
 from deployments import confinement, environment, layout, storage, variables
 from deployments.models import Deployment, Release
+from deployments.runtime import drivers
+from deployments.runtime.driver import FunctionSpec, UnableToPrepare
 
 PLATFORM_FAILURE = "The platform could not unpack the bundle. Upload it again and deploy."
 DELETED_FAILURE = "The deployment was deleted."
@@ -44,7 +47,9 @@ def publish(release: Release, *, at: datetime) -> Release:
     release = Release.objects.select_related("deployment").get(pk=release.pk)
     if release.status == Release.Status.PENDING:
         try:
-            release = _go_live(release, _unpack(release), at=at)
+            release = _seal(release, _unpack(release))
+            _prepare(release)
+            release = _go_live(release, at=at)
         except UnableToRelease as error:
             _fail(release, str(error))
             raise
@@ -75,21 +80,34 @@ def _fail(release: Release, reason: str) -> None:
         storage.remove_release(release)
 
 
-def _go_live(release: Release, unpacked: layout.Layout, *, at: datetime) -> Release:
-    """Seal the environment and activate, unless another process finished or overtook this one."""
+def _seal(release: Release, unpacked: layout.Layout) -> Release:
+    """Keep with the release what it consists of, unless another process has finished it."""
     with transaction.atomic():
-        deployment = _locked(release)
-        release = Release.objects.get(pk=release.pk)
-        if deployment.deleted_at is not None:
-            storage.remove_release(release)
-            raise UnableToRelease(DELETED_FAILURE)
+        deployment, release = _locked(release)
+        if release.status == Release.Status.PENDING:
+            release.manifest = unpacked.manifest
+            release.mode = unpacked.mode
+            release.environment_sealed = environment.seal_snapshot(
+                release, _environment(deployment, unpacked)
+            )
+            release.save()
+        return release
+
+
+def _prepare(release: Release) -> None:
+    """Have the driver take the release's functions. Raises UnableToRelease."""
+    try:
+        drivers.prepare(functions(release))
+    except (UnableToPrepare, drivers.UnableToRun) as error:
+        raise UnableToRelease(str(error)) from None
+
+
+def _go_live(release: Release, *, at: datetime) -> Release:
+    """Activate, unless another process finished or overtook this release."""
+    with transaction.atomic():
+        deployment, release = _locked(release)
         if release.status != Release.Status.PENDING:
             return release
-        release.manifest = unpacked.manifest
-        release.mode = unpacked.mode
-        release.environment_sealed = environment.seal_snapshot(
-            release, _environment(deployment, unpacked)
-        )
         if _is_overtaken(release):
             release.status = Release.Status.SUPERSEDED
             release.save()
@@ -105,8 +123,13 @@ def _environment(deployment: Deployment, unpacked: layout.Layout) -> dict[str, s
         raise UnableToRelease(str(error)) from None
 
 
-def _locked(release: Release) -> Deployment:
-    return Deployment.objects.select_for_update().get(pk=release.deployment_id)
+def _locked(release: Release) -> tuple[Deployment, Release]:
+    """The deployment, locked, and the release as it is now. Raises UnableToRelease if deleted."""
+    deployment = Deployment.objects.select_for_update().get(pk=release.deployment_id)
+    if deployment.deleted_at is not None:
+        storage.remove_release(release)
+        raise UnableToRelease(DELETED_FAILURE)
+    return deployment, Release.objects.get(pk=release.pk)
 
 
 def _is_overtaken(release: Release) -> bool:
@@ -139,10 +162,9 @@ def activate(release: Release, *, at: datetime) -> Release:
         )
     if not storage.is_placed(release):
         restore(release)
+    _prepare(release)
     with transaction.atomic():
-        deployment = _locked(release)
-        if deployment.deleted_at is not None:
-            raise UnableToRelease(DELETED_FAILURE)
+        deployment, release = _locked(release)
         if deployment.active_release_id != release.pk:
             _point_at(deployment, release, at=at)
     return release
@@ -154,6 +176,43 @@ def restore(release: Release) -> None:
     Raises UnableToRelease.
     """
     _unpack(release)
+
+
+def functions(release: Release) -> list[FunctionSpec]:
+    """The functions of a release that was unpacked, as drivers take them.
+
+    Raises vault.UnableToDecrypt when its environment cannot be read.
+    """
+    values = environment.open_snapshot(release)
+    folder = storage.release_folder(release)
+    return [
+        FunctionSpec(
+            deployment_id=release.deployment_id,
+            deploy_id=release.deployment.deploy_id,
+            release_id=release.public_id,
+            function_name=name,
+            folder=folder / function["folder"],
+            entry=function["entry"],
+            environment=values,
+        )
+        for name, function in release.manifest.get("functions", {}).items()
+    ]
+
+
+def function_names(deployment: Deployment) -> set[str]:
+    """Names of all functions any release of the deployment ever had."""
+    manifests = Release.objects.filter(deployment=deployment).values_list("manifest", flat=True)
+    return {name for manifest in manifests for name in manifest.get("functions", {})}
+
+
+def done_with(deployment: Deployment, *, limit: int = 10) -> list[Release]:
+    """The newest releases that serve nobody: not the active one, nor the one to go back to."""
+    settled = Release.objects.filter(
+        deployment=deployment, status__in=[Release.Status.SUPERSEDED, Release.Status.FAILED]
+    )
+    with contextlib.suppress(UnableToRollBack):
+        settled = settled.exclude(pk=previous(deployment).pk)
+    return list(settled.select_related("deployment").order_by("-pk")[:limit])
 
 
 def find(deployment: Deployment, public_id: str) -> Release:

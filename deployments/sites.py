@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, close_old_connections
 
-from deployments import confinement, environment, releases, routing, serving, staticindex, storage
+from deployments import confinement, releases, routing, serving, staticindex, storage
 from deployments.models import Deployment, Release
 from deployments.runtime import drivers, events
 from deployments.runtime.driver import (
@@ -124,21 +124,9 @@ def _build(deployment: Deployment, release: Release) -> Site:
     except routing.UnableToRoute as error:
         raise UnableToServe(f"Release {release.public_id}: {error}") from None
     try:
-        variables = environment.open_snapshot(release)
+        functions = {spec.function_name: spec for spec in releases.functions(release)}
     except vault.UnableToDecrypt as error:
         raise UnableToServe(f"Release {release.public_id}: {error}") from None
-    functions = {
-        name: FunctionSpec(
-            deployment_id=deployment.pk,
-            deploy_id=deployment.deploy_id,
-            release_id=release.public_id,
-            function_name=name,
-            folder=folder / function["folder"],
-            entry=function["entry"],
-            environment=variables,
-        )
-        for name, function in manifest.get("functions", {}).items()
-    }
     return Site(release.public_id, router, files, functions)
 
 

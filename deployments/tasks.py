@@ -16,6 +16,17 @@ def redeploy(*, release_id: str, **kwargs: object) -> None:
     deploying.finish_redeploy(release_id, at=timezone.now())
 
 
+@shared_task(
+    name="deployments.tidy_functions",
+    autoretry_for=(Exception,),
+    retry_backoff=60,
+    max_retries=8,
+)
+def tidy_functions(*, deploy_id: str, **kwargs: object) -> None:
+    """Remove functions that serve nobody any more from where the driver keeps them."""
+    deploying.tidy_functions(deploy_id)
+
+
 @shared_task(name="deployments.purge_logs")
 def purge_logs(**kwargs: object) -> None:
     """Delete log lines past their retention."""

@@ -101,3 +101,13 @@ def test_check_deploy_says_what_production_lacks(tmp_path: Path) -> None:
     assert "config.W001" in done.stderr
     assert "config.W002" in done.stderr
     assert not list(tmp_path.rglob("*secret*"))  # production never makes secrets up
+
+
+def test_functions_on_aws_lambda_need_a_region_and_a_role(settings: Any) -> None:
+    settings.AWS_LAMBDA = {"region": "eu-central-1", "role": ""}
+    assert checks.aws_lambda_is_set_up() == []
+    settings.FUNCTION_DRIVER = "aws-lambda"
+    (error,) = checks.aws_lambda_is_set_up()
+    assert error.msg == "FUNCTION_DRIVER=aws-lambda needs AWS_LAMBDA_ROLE."
+    settings.AWS_LAMBDA["role"] = "arn:aws:iam::000000000000:role/functions"
+    assert checks.aws_lambda_is_set_up() == []
