@@ -110,7 +110,8 @@ def _playground_key(workspace: Workspace, *, at: datetime) -> str:
 
 def _deploy_playground(workspace: Workspace, *, at: datetime) -> Deployment:
     deployment = directory.find_or_create(workspace)
-    upload = deploying.expect_upload(deploying.issue_upload(deployment).rpartition("/")[2])
+    url = deploying.issue_upload(deployment, at=at)
+    upload = deploying.expect_upload(url.rpartition("/")[2])
     with storage.Incoming() as incoming:
         incoming.write(_zip_of(PLAYGROUND))
         deploying.receive(upload, incoming.keep(), at=at)

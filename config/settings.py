@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import dj_database_url
 from django.urls import reverse_lazy
 
-from config import env
+from config import bundle_store, env
 from config.logging import LOGGING as LOGGING
 from gateway.providers import PROVIDERS
 
@@ -260,15 +260,21 @@ WHITENOISE_USE_FINDERS = EMBEDDED
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "bundles": bundle_store.backend(env.text("STORAGE_URL"), DATA_DIR / "bundles"),
 }
 MEDIA_ROOT = DATA_DIR / "files"
 
 # --- Deployments -----------------------------------------------------------------------------
-BUNDLES_DIR = DATA_DIR / "bundles"  # uploaded zips, named by content
-RELEASES_DIR = DATA_DIR / "releases"  # unpacked, immutable
+INCOMING_DIR = DATA_DIR / "bundles" / "incoming"  # uploads while they arrive
+RELEASES_DIR = DATA_DIR / "releases"  # working copies of bundles: unpacked, immutable
 RUNTIME_DIR = DATA_DIR / "run"  # sockets of running functions
 UPLOAD_BYTES_MAX = 100 * 1024 * 1024
 UPLOAD_SECONDS_MAX = 600
+UPLOADS_OUTSTANDING_MAX = env.integer("UPLOADS_OUTSTANDING_MAX", 20)  # per deployment
+DEPLOYMENTS_PER_WORKSPACE_MAX = env.integer("DEPLOYMENTS_PER_WORKSPACE_MAX", 100)
+# Per deployment: releases one can go back to, and those of them that lie unpacked.
+RELEASES_KEPT_MAX = env.integer("RELEASES_KEPT_MAX", 50)
+RELEASES_UNPACKED_MAX = env.integer("RELEASES_UNPACKED_MAX", 20)
 FUNCTION_DRIVER = env.text("FUNCTION_DRIVER", "local-plain")
 # For FUNCTION_DRIVER=aws-lambda; AWS credentials come from where AWS's own tools find them.
 AWS_LAMBDA: dict[str, Any] = {

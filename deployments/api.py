@@ -12,7 +12,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from deployments import deploying, directory, environment, logs, releases, variables
+from deployments import deploying, directory, environment, logs, releases, storage, variables
 from deployments import serializers as wire
 from deployments.models import Deployment, Release
 from orgs.data_api import DataApiCall, workspace_of
@@ -26,6 +26,9 @@ REFUSALS: dict[type[Exception], tuple[int, str]] = {
     releases.UnableToRollBack: (409, "rollback_not_possible"),
     releases.UnableToRelease: (400, "invalid_bundle"),
     deploying.NothingToDeploy: (409, "nothing_to_deploy"),
+    deploying.TooManyUploads: (429, "too_many_uploads"),
+    directory.TooManyDeployments: (409, "too_many_deployments"),
+    storage.UnableToReachStore: (503, "storage_unavailable"),
 }
 INVALID_FIELDS: dict[type[Exception], str] = {
     directory.UnableToNameDeployment: "id",
@@ -63,7 +66,7 @@ class GetUploadUrl(DeploymentCall):
         return Response(
             {
                 "deployId": deployment.deploy_id,
-                "uploadUrl": deploying.issue_upload(deployment),
+                "uploadUrl": deploying.issue_upload(deployment, at=timezone.now()),
                 "expiresInSeconds": settings.UPLOAD_SECONDS_MAX,
                 "maxBytes": settings.UPLOAD_BYTES_MAX,
             }

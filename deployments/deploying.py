@@ -4,6 +4,7 @@ Orchestrates the nouns around it; owns the upload token and the order of steps. 
 asks (HTTP, console, task) and never waits for a task: work is enqueued by name, on commit.
 """
 
+import logging
 import secrets
 from datetime import datetime, timedelta
 
@@ -12,14 +13,21 @@ from django.conf import settings
 from django.core import signing
 from django.db import transaction
 
-from deployments import directory, environment, releases, storage
+from deployments import directory, environment, logs, releases, retention, storage
 from deployments.models import Deployment, Release, Upload
 from deployments.runtime import drivers
+from orgs import failpoints
 
 UPLOAD_SALT = "deployments.deploying:upload"
 UPLOAD_PATH = "/api/data/uploads/"
-ISSUED_RETENTION = timedelta(days=1)
+# Longer than an unpacking may take, so that what still waits then has nobody who works on it.
+PENDING_PATIENCE = timedelta(minutes=5)
+PENDING_MAX = timedelta(hours=1)
+PENDING_BATCH = 100
 TIDY_SECONDS = 120  # requests that found the release before it was superseded are over by then
+
+
+logger = logging.getLogger(__name__)
 
 
 class UploadNotAllowed(Exception):
@@ -30,6 +38,10 @@ class UploadAlreadyUsed(Exception):
     """A file was received under this token already."""
 
 
+class TooManyUploads(Exception):
+    """More upload URLs are waiting to be used than a deployment may have."""
+
+
 class NothingToDeploy(Exception):
     """No file was received since the last deploy; the message says what to do."""
 
@@ -37,8 +49,23 @@ class NothingToDeploy(Exception):
 # --- Uploading -------------------------------------------------------------------------------
 
 
-def issue_upload(deployment: Deployment) -> str:
-    """A URL that takes one PUT of one bundle for this deployment, for UPLOAD_SECONDS_MAX."""
+@transaction.atomic
+def issue_upload(deployment: Deployment, *, at: datetime) -> str:
+    """A URL that takes one PUT of one bundle for this deployment, for UPLOAD_SECONDS_MAX.
+
+    Raises TooManyUploads when UPLOADS_OUTSTANDING_MAX wait to be used.
+    """
+    Deployment.objects.select_for_update().get(pk=deployment.pk)
+    oldest = at - timedelta(seconds=settings.UPLOAD_SECONDS_MAX)
+    waiting = Upload.objects.filter(
+        deployment=deployment, status=Upload.Status.ISSUED, created_at__gt=oldest
+    )
+    if waiting.count() >= settings.UPLOADS_OUTSTANDING_MAX:
+        raise TooManyUploads(
+            f"{settings.UPLOADS_OUTSTANDING_MAX} upload URLs of {deployment.deploy_id} were not "
+            f"used yet. Use one of them, or wait {settings.UPLOAD_SECONDS_MAX // 60} minutes for "
+            "them to expire."
+        )
     upload = Upload.objects.create(deployment=deployment, nonce=secrets.token_urlsafe(32))
     token = signing.dumps(
         {"deployment": deployment.deploy_id, "nonce": upload.nonce}, salt=UPLOAD_SALT
@@ -86,14 +113,6 @@ def _used() -> UploadAlreadyUsed:
     )
 
 
-def purge_uploads(*, at: datetime) -> int:
-    """Forget upload URLs nobody used, and files of interrupted uploads; how many in all."""
-    deleted, _ = Upload.objects.filter(
-        status=Upload.Status.ISSUED, created_at__lt=at - ISSUED_RETENTION
-    ).delete()
-    return deleted + storage.remove_leftovers(at=at)
-
-
 # --- Deploying -------------------------------------------------------------------------------
 
 
@@ -102,13 +121,22 @@ def deploy(deployment: Deployment, *, at: datetime) -> Release:
 
     Repeating the call without a new upload answers what became of the last one, so that a lost
     answer can be asked for again. Raises NothingToDeploy, and releases.UnableToRelease with the
-    reason; the release that was active then stays active.
+    reason; the release that was active then stays active. storage.UnableToReachStore leaves the
+    release PENDING: repeating the call goes on with it.
     """
     release = _release_to_publish(deployment)
+    failpoints.reach("deploy.after_release_created")
+    return _publish(release, at=at)
+
+
+def _publish(release: Release, *, at: datetime) -> Release:
+    """Publish, and put away what nobody needs any more, however it went."""
     try:
         return releases.publish(release, at=at)
     finally:
-        _tidy_later(deployment)
+        retention.tidy(release.deployment)
+        _tidy_later(release.deployment)
+        failpoints.reach("deploy.after_tidied")
 
 
 @transaction.atomic
@@ -167,11 +195,28 @@ def finish_redeploy(release_id: str, *, at: datetime) -> None:
     if release is None:
         return
     try:
-        releases.publish(release, at=at)
+        _publish(release, at=at)
     except releases.UnableToRelease:
-        pass  # the reason is in `release.failure`, where people look; a retry changes nothing
-    finally:
-        _tidy_later(release.deployment)
+        return  # the reason is in `release.failure`, where people look; a retry changes nothing
+    except storage.UnableToReachStore:
+        logger.warning("Release %s waits for the store of bundles.", release)
+
+
+def finish_pending(*, at: datetime) -> int:
+    """See to releases that wait since PENDING_PATIENCE; how many.
+
+    Their task was lost, or the process that made them was killed: each is handed to a task again,
+    which goes on from what is there. After PENDING_MAX it is FAILED instead.
+    """
+    waiting = Release.objects.filter(
+        status=Release.Status.PENDING, created_at__lt=at - PENDING_PATIENCE
+    ).order_by("pk")[:PENDING_BATCH]
+    for release in waiting:
+        if release.created_at < at - PENDING_MAX:
+            releases.give_up(release)
+        else:
+            _enqueue(release)
+    return len(waiting)
 
 
 def update_environment(
@@ -202,7 +247,7 @@ def roll_back(deployment: Deployment, release_id: str | None, *, at: datetime) -
 
 @transaction.atomic
 def delete(deployment: Deployment, *, at: datetime) -> None:
-    """Take the site down for good: its key dies with it, environment and files are removed.
+    """Take the site down for good: its key dies with it, files, environment and logs are removed.
 
     The row stays, because billing records outlive it. Deleting twice keeps the first time.
     """
@@ -218,28 +263,9 @@ def delete(deployment: Deployment, *, at: datetime) -> None:
         status=Release.Status.FAILED, failure=releases.DELETED_FAILURE
     )
     environment.clear(deployment)
-    transaction.on_commit(lambda: _remove_files(deployment), robust=True)
+    logs.clear(deployment)
+    transaction.on_commit(lambda: retention.remove_all(deployment), robust=True)
     transaction.on_commit(lambda: _tidy_later(deployment, seconds=0), robust=True)
-
-
-def _remove_files(deployment: Deployment) -> None:
-    """Files of a deleted deployment; bundles only when no living deployment has the same one."""
-    own_releases = list(Release.objects.filter(deployment=deployment))
-    for release in own_releases:
-        storage.remove_release(release)
-    uploads = Upload.objects.filter(deployment=deployment).exclude(sha256="")
-    hashes = {release.bundle_sha256 for release in own_releases}
-    for sha256 in hashes | set(uploads.values_list("sha256", flat=True)):
-        if not _is_used(sha256):
-            storage.remove_bundle(sha256)
-
-
-def _is_used(sha256: str) -> bool:
-    alive = {"deployment__deleted_at": None}
-    return (
-        Release.objects.filter(bundle_sha256=sha256, **alive).exists()
-        or Upload.objects.filter(sha256=sha256, **alive).exists()
-    )
 
 
 # --- Functions kept elsewhere ----------------------------------------------------------------

@@ -29,6 +29,10 @@ class DeploymentNotFound(Exception):
         super().__init__("No deployment found. Deploy your app first, then provision a key.")
 
 
+class TooManyDeployments(Exception):
+    """The workspace has as many deployments as it may have."""
+
+
 class UnableToNameDeployment(Exception):
     """The wanted prefix cannot be part of an address."""
 
@@ -68,7 +72,8 @@ def find_or_create(workspace: Workspace, name: str | None = None) -> Deployment:
     """The deployment `find` finds, or a new one with prefix `name`; the first is the default.
 
     Without a name: the default deployment, made from the workspace's name if need be. Raises
-    UnableToNameDeployment, and DeploymentNotFound for a full deploy id that is not the workspace's.
+    UnableToNameDeployment, DeploymentNotFound for a full deploy id that is not the workspace's, and
+    TooManyDeployments.
     """
     if name is not None:
         _check_prefix(name)
@@ -80,6 +85,11 @@ def find_or_create(workspace: Workspace, name: str | None = None) -> Deployment:
         except DeploymentNotFound:
             if name is not None and DEPLOY_ID_PATTERN.fullmatch(name):
                 raise
+        if all_of(workspace).count() >= settings.DEPLOYMENTS_PER_WORKSPACE_MAX:
+            raise TooManyDeployments(
+                f"This workspace has {settings.DEPLOYMENTS_PER_WORKSPACE_MAX} deployments, as many "
+                "as it may have. Delete one you no longer need, or deploy to one that exists."
+            )
         prefix = name if name is not None else _default_prefix(workspace)
         return Deployment.objects.create(
             workspace=workspace,

@@ -153,6 +153,13 @@ def between(
     return only.apply(entries).order_by("id")
 
 
+@transaction.atomic
+def clear(deployment: Deployment) -> None:
+    """Forget every line: the deployment is being deleted."""
+    LogStream.objects.filter(deployment=deployment).update(line_count=0)
+    LogEntry.objects.filter(deployment=deployment).delete()
+
+
 def purge(*, at: datetime) -> int:
     """Delete lines older than RETENTION, in batches so that writers get their turn; the count."""
     deleted = 0

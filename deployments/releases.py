@@ -14,8 +14,10 @@ from deployments import confinement, environment, layout, storage, variables
 from deployments.models import Deployment, Release
 from deployments.runtime import drivers
 from deployments.runtime.driver import FunctionSpec, UnableToPrepare
+from orgs import failpoints
 
 PLATFORM_FAILURE = "The platform could not unpack the bundle. Upload it again and deploy."
+ABANDONED_FAILURE = "The release could not be finished for an hour. Upload it again and deploy."
 DELETED_FAILURE = "The deployment was deleted."
 FAILURE_CHARACTERS_MAX = 500
 
@@ -42,14 +44,19 @@ def publish(release: Release, *, at: datetime) -> Release:
 
     The environment is the one of this moment. When a newer release went live in the meantime, this
     one is SUPERSEDED at once. Safe to repeat after a crash. Raises UnableToRelease for a FAILED
-    release, or having marked it so; the release that was active stays active.
+    release, or having marked it so; the release that was active stays active. Raises
+    storage.UnableToReachStore, and the release stays PENDING.
     """
     release = Release.objects.select_related("deployment").get(pk=release.pk)
     if release.status == Release.Status.PENDING:
         try:
             release = _seal(release, _unpack(release))
+            failpoints.reach("deploy.after_sealed")
             _prepare(release)
             release = _go_live(release, at=at)
+            failpoints.reach("deploy.after_activated")
+        except storage.UnableToReachStore:
+            raise  # it stays PENDING: the next try finds the store again
         except UnableToRelease as error:
             _fail(release, str(error))
             raise
@@ -66,10 +73,17 @@ def _unpack(release: Release) -> layout.Layout:
     try:
         with storage.open_bundle(release.bundle_sha256) as bundle, storage.unpacking() as folder:
             unpacked = confinement.unpack(bundle, folder)
+            failpoints.reach("deploy.after_unpacked")
             storage.place_release(folder, release)
+            failpoints.reach("deploy.after_placed")
     except (confinement.UnableToUnpack, storage.UnableToOpenBundle) as error:
         raise UnableToRelease(str(error)) from None
     return unpacked
+
+
+def give_up(release: Release) -> None:
+    """Mark a release FAILED that could not be finished for long; one that was finished stays."""
+    _fail(release, ABANDONED_FAILURE)
 
 
 def _fail(release: Release, reason: str) -> None:
@@ -113,6 +127,7 @@ def _go_live(release: Release, *, at: datetime) -> Release:
             release.save()
         else:
             _point_at(deployment, release, at=at)
+        failpoints.reach("deploy.before_activated")
         return release
 
 
@@ -154,7 +169,8 @@ def _point_at(deployment: Deployment, release: Release, *, at: datetime) -> None
 def activate(release: Release, *, at: datetime) -> Release:
     """Make a release that was live before the active one again, with the environment it had.
 
-    Raises UnableToRollBack for one that never was live, UnableToRelease when its files are gone.
+    Raises UnableToRollBack for one that never was live; UnableToRelease when its bundle is gone,
+    storage.UnableToReachStore when it cannot be had right now.
     """
     if release.activated_at is None or not release.environment_sealed:
         raise UnableToRollBack(
@@ -173,7 +189,7 @@ def activate(release: Release, *, at: datetime) -> Release:
 def restore(release: Release) -> None:
     """Bring the files of a release back from its bundle (blocking; no database).
 
-    Raises UnableToRelease.
+    Raises UnableToRelease, storage.UnableToReachStore.
     """
     _unpack(release)
 

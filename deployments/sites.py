@@ -46,6 +46,12 @@ Send = serving.Send
 # and how long one whose bundle cannot be had is not asked for again.
 RESTORES_MAX = 2
 RESTORE_PAUSE_SECONDS = 10.0
+RESTORE_FAILURES = (
+    releases.UnableToRelease,
+    storage.UnableToReachStore,
+    confinement.ChildCrashed,
+    OSError,
+)
 FRESH_SECONDS = 1.0  # how long a delete or an activation may go unnoticed
 SITES_KEPT_MAX = 256
 BODY_BYTES_MAX = 6 * 1024 * 1024
@@ -190,7 +196,7 @@ class _Directory:
         try:
             async with self._restores:
                 await asyncio.to_thread(releases.restore, release)
-        except (releases.UnableToRelease, confinement.ChildCrashed, OSError) as error:
+        except RESTORE_FAILURES as error:
             self._restore_failed_at[release.public_id] = time.monotonic()
             while len(self._restore_failed_at) > SITES_KEPT_MAX:
                 self._restore_failed_at.popitem(last=False)

@@ -1,7 +1,8 @@
 """Where bundles and releases are kept as files: zips by content, releases by id.
 
-Owns the folders BUNDLES_DIR and RELEASES_DIR and how files appear in them: whole or not at all.
-Must not know what is in a bundle.
+Owns the store of bundles (Django's storage API: STORAGES["bundles"], a folder or S3), INCOMING_DIR,
+where they lie while they arrive, and RELEASES_DIR, this host's working copies: what is there is
+whole or not at all. Must not know what is in a bundle, nor who needs it how long (retention.py).
 """
 
 import contextlib
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from django.conf import settings
+from django.core.files.base import File
+from django.core.files.storage import Storage, storages
 
 from deployments import bundles, staticindex
 from deployments.models import Release
+from orgs import failpoints
 
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 UNPACKING_PREFIX, REMOVED_PREFIX = ".unpacking-", ".removed-"
@@ -31,23 +35,46 @@ class UnableToOpenBundle(Exception):
     """No bundle with this content is kept."""
 
 
+class UnableToReachStore(Exception):
+    """The store is away, full or refuses us; what was asked may work in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__("The store of bundles cannot be used right now. Try again in a moment.")
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBundle:
-    """A bundle that is safely on disk."""
+    """A bundle that is safely stored."""
 
     sha256: str
     size_bytes: int
 
 
+class _Arrived(File):  # type: ignore[type-arg]  # generic in the stubs alone
+    """A whole upload, which a folder on the same disk takes over by renaming it."""
+
+    def temporary_file_path(self) -> str:
+        """Where it lies; Django's FileSystemStorage moves files that have this."""
+        return str(self.name)
+
+
 class Incoming:
-    """A bundle while it arrives; leaves nothing behind unless `keep` is called."""
+    """A bundle while it arrives; leaves nothing behind unless `keep` is called.
+
+    It lies in a local file until it is whole: only then its name, the digest, is known.
+    """
 
     def __init__(self) -> None:
         self.size_bytes = 0
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        self._path, self._file = _temporary_file()
+        """Raises UnableToReachStore."""
+        with _store_errors():
+            folder = Path(settings.INCOMING_DIR)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, suffix=".zip")
+        self._path, self._file = Path(name), os.fdopen(handle, "w+b")
         return self
 
     def __exit__(
@@ -56,48 +83,59 @@ class Incoming:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk: the rest of the buffer cannot be written
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def write(self, piece: bytes) -> None:
-        """Append a piece."""
-        self._file.write(piece)
+        """Append a piece. Raises UnableToReachStore."""
+        with _store_errors():
+            self._file.write(piece)
         self._hash.update(piece)
         self.size_bytes += len(piece)
 
     def keep(self) -> StoredBundle:
-        """Put what was written under its content's name, durably."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Put what was written into the store under its content's name, durably.
+
+        Raises UnableToReachStore.
+        """
         sha256 = self._hash.hexdigest()
-        target = _bundle_path(sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(target)
-        bundles.sync_path(target.parent)
+        name = _bundle_name(sha256)
+        with _store_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            _store().save(name, _Arrived(self._file, name=str(self._path)))
+            with contextlib.suppress(NotImplementedError):  # not a folder
+                bundles.sync_path(Path(_store().path(name)).parent)
         return StoredBundle(sha256=sha256, size_bytes=self.size_bytes)
 
 
-def _incoming_folder() -> Path:
-    return Path(settings.BUNDLES_DIR) / "incoming"
+def _store() -> Storage:
+    return storages["bundles"]
 
 
-def _temporary_file() -> tuple[Path, BinaryIO]:
-    folder = _incoming_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".zip")
-    return Path(name), os.fdopen(handle, "wb")
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    """Whatever fails on the way to the store, as our own error; a missing file stays one."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnableToReachStore from error
 
 
-def _bundle_path(sha256: str) -> Path:
+def _bundle_name(sha256: str) -> str:
     if not SHA256.fullmatch(sha256):
         raise UnableToOpenBundle("Not the name of a bundle.")
-    return Path(settings.BUNDLES_DIR) / sha256[:2] / f"{sha256}.zip"
+    return f"{sha256[:2]}/{sha256}.zip"
 
 
 def open_bundle(sha256: str) -> BinaryIO:
-    """The bundle's file, for reading. Raises UnableToOpenBundle."""
+    """The bundle as a local file, for reading. Raises UnableToOpenBundle, UnableToReachStore."""
     try:
-        return _bundle_path(sha256).open("rb")
+        with _store_errors():
+            return cast(BinaryIO, _store().open(_bundle_name(sha256), "rb"))
     except FileNotFoundError:
         raise UnableToOpenBundle(
             "The uploaded bundle is no longer kept; upload it again and deploy."
@@ -105,9 +143,33 @@ def open_bundle(sha256: str) -> BinaryIO:
 
 
 def remove_bundle(sha256: str) -> None:
-    """Forget the bundle, if it is there."""
-    with contextlib.suppress(FileNotFoundError, UnableToOpenBundle):
-        _bundle_path(sha256).unlink()
+    """Forget the bundle, if it is there. Raises UnableToReachStore."""
+    with contextlib.suppress(FileNotFoundError, UnableToOpenBundle), _store_errors():
+        _store().delete(_bundle_name(sha256))
+
+
+def stored_bundles() -> Iterator[str]:
+    """The digests of all bundles in the store. Raises UnableToReachStore."""
+    with _store_errors():
+        folders, _ = _store().listdir("")
+    for folder in folders:
+        with _store_errors():
+            _, files = _store().listdir(folder)
+        for name in files:
+            if SHA256.fullmatch(name.removesuffix(".zip")):
+                yield name.removesuffix(".zip")
+
+
+def is_older(sha256: str, than: datetime) -> bool:
+    """Whether a stored bundle was last stored before `than`. Raises UnableToReachStore."""
+    try:
+        with _store_errors():
+            return _store().get_modified_time(_bundle_name(sha256)) < than
+    except FileNotFoundError:
+        return False
+
+
+# --- Working copies of releases --------------------------------------------------------------
 
 
 def release_folder(release: Release) -> Path:
@@ -161,12 +223,26 @@ def remove_release(release: Release) -> None:
     _remove_folder(release_folder(release))
 
 
+def unpacked_releases() -> list[str]:
+    """The ids of all releases with files on this host."""
+    folders = Path(settings.RELEASES_DIR).glob("*")
+    return [folder.name for folder in folders if not folder.name.startswith(".")]
+
+
+def remove_release_by_id(public_id: str) -> None:
+    """Remove files of a release that may have no row any more, as far as possible."""
+    _remove_folder(Path(settings.RELEASES_DIR) / public_id)
+
+
 def _remove_folder(folder: Path) -> None:
     """Out of sight first: a removal cut short must not leave half a release in its place."""
+    if not folder.exists():
+        return
     with contextlib.suppress(OSError):
         doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=REMOVED_PREFIX)) / "release"
         with contextlib.suppress(FileNotFoundError):
             folder.rename(doomed)
+            failpoints.reach("deploy.in_removal")
         shutil.rmtree(doomed.parent, ignore_errors=True)
 
 
@@ -174,7 +250,7 @@ def remove_leftovers(*, at: datetime) -> int:
     """Remove what interrupted uploads and unpackings left behind over a day ago; the count."""
     oldest = (at - LEFTOVER_AGE).timestamp()
     candidates = [
-        *_incoming_folder().glob("*.zip"),
+        *Path(settings.INCOMING_DIR).glob("*.zip"),
         *Path(settings.RELEASES_DIR).glob(f"{UNPACKING_PREFIX}*"),
         *Path(settings.RELEASES_DIR).glob(f"{REMOVED_PREFIX}*"),
     ]

@@ -7,7 +7,7 @@ times.
 from celery import shared_task
 from django.utils import timezone
 
-from deployments import deploying, logs
+from deployments import deploying, logs, retention
 
 
 @shared_task(name="deployments.redeploy")
@@ -27,6 +27,12 @@ def tidy_functions(*, deploy_id: str, **kwargs: object) -> None:
     deploying.tidy_functions(deploy_id)
 
 
+@shared_task(name="deployments.finish_pending")
+def finish_pending(**kwargs: object) -> None:
+    """See to releases that nobody works on any more."""
+    deploying.finish_pending(at=timezone.now())
+
+
 @shared_task(name="deployments.purge_logs")
 def purge_logs(**kwargs: object) -> None:
     """Delete log lines past their retention."""
@@ -36,4 +42,10 @@ def purge_logs(**kwargs: object) -> None:
 @shared_task(name="deployments.purge_uploads")
 def purge_uploads(**kwargs: object) -> None:
     """Forget unused upload URLs and leftovers of interrupted uploads."""
-    deploying.purge_uploads(at=timezone.now())
+    retention.purge_uploads(at=timezone.now())
+
+
+@shared_task(name="deployments.sweep_storage")
+def sweep_storage(**kwargs: object) -> None:
+    """Remove files that no row accounts for."""
+    retention.sweep(at=timezone.now())

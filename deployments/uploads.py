@@ -14,6 +14,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from deployments import deploying, storage
+from orgs import failpoints
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +24,14 @@ Send = Callable[[Message], Awaitable[None]]
 IDLE_SECONDS_MAX = 30.0
 # Pieces are joined up to this size before a thread writes them.
 WRITE_BYTES = 1024 * 1024
+# What clients call a zip: the deploy client says application/zip, browsers on Windows the second,
+# tools that do not look the third, and curl -T nothing.
+CONTENT_TYPES = frozenset(
+    {"application/zip", "application/x-zip-compressed", "application/octet-stream", ""}
+)
+# How a zip begins, with entries and without (APPNOTE 4.3.7, 4.3.16).
+SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+SIGNATURE_BYTES = 4
 
 
 class UnableToUpload(Exception):
@@ -58,21 +67,49 @@ async def _take(scope: Scope, receive: Receive) -> storage.StoredBundle:
     token = scope["path"].removeprefix(deploying.UPLOAD_PATH)
     try:
         upload = await database_sync_to_async(deploying.expect_upload)(token)
+        _check_type(scope)
         _check_length(scope)
         with storage.Incoming() as incoming:
             await _save(receive, incoming)
+            failpoints.reach("deploy.after_upload_arrived")
             bundle = await asyncio.to_thread(incoming.keep)
+        failpoints.reach("deploy.after_bundle_stored")
         await database_sync_to_async(deploying.receive)(upload, bundle, at=timezone.now())
+        failpoints.reach("deploy.after_upload_received")
     except deploying.UploadNotAllowed as error:
         raise UnableToUpload(403, "upload_not_allowed", str(error)) from None
     except deploying.UploadAlreadyUsed as error:
         raise UnableToUpload(409, "upload_already_used", str(error)) from None
+    except storage.UnableToReachStore as error:
+        raise UnableToUpload(503, "storage_unavailable", str(error)) from error
     return bundle
 
 
 def _too_large() -> UnableToUpload:
     megabytes = settings.UPLOAD_BYTES_MAX // (1024 * 1024)
     return UnableToUpload(413, "bundle_too_large", f"A bundle may have at most {megabytes} MB.")
+
+
+def _check_type(scope: Scope) -> None:
+    """Refuse what is not sent as a zip: forms above all, whose body wraps the file."""
+    sent = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    if sent.partition(";")[0].strip().lower() not in CONTENT_TYPES:
+        raise UnableToUpload(
+            415,
+            "unsupported_media_type",
+            "Send the zip itself as the body, with Content-Type: application/zip, not "
+            f"{sent[:100]!r}.",
+        )
+
+
+def _check_start(start: bytes | bytearray) -> None:
+    if not start.startswith(SIGNATURES):
+        raise UnableToUpload(
+            400,
+            "not_a_zip",
+            "The body is not a zip file: it does not begin with PK. Send the zip's bytes as they "
+            "are.",
+        )
 
 
 def _check_length(scope: Scope) -> None:
@@ -87,11 +124,14 @@ def _check_length(scope: Scope) -> None:
 
 
 async def _save(receive: Receive, incoming: storage.Incoming) -> None:
+    """Raises UnableToUpload, storage.UnableToReachStore."""
     waiting = bytearray()
     try:
         async with asyncio.timeout(settings.UPLOAD_SECONDS_MAX):
             async for piece in _pieces(receive):
                 waiting += piece
+                if incoming.size_bytes == 0 and len(waiting) >= SIGNATURE_BYTES:
+                    _check_start(waiting)
                 if incoming.size_bytes + len(waiting) > settings.UPLOAD_BYTES_MAX:
                     raise _too_large()
                 if len(waiting) >= WRITE_BYTES:
@@ -101,9 +141,13 @@ async def _save(receive: Receive, incoming: storage.Incoming) -> None:
         raise UnableToUpload(
             408, "upload_timeout", "The upload stopped or took too long; try again."
         ) from None
-    await asyncio.to_thread(incoming.write, bytes(waiting))
     if incoming.size_bytes == 0:
-        raise UnableToUpload(400, "empty_upload", "The body is empty; send the zip as the body.")
+        if not waiting:
+            raise UnableToUpload(
+                400, "empty_upload", "The body is empty; send the zip as the body."
+            )
+        _check_start(bytes(waiting))
+    await asyncio.to_thread(incoming.write, bytes(waiting))
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
@@ -128,6 +172,8 @@ async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
     if status >= 400:
         # The body may be unread, and must not be taken for the next request.
         headers.append((b"connection", b"close"))
+    if status == 503:
+        headers.append((b"retry-after", b"5"))
     if status == 405:
         headers.append((b"allow", b"PUT"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection
 from django.test import Client, TransactionTestCase
 
+from config import bundle_store
 from orgs.models import Membership, Organization, User, Workspace
 from tests import factories
 
@@ -46,7 +47,9 @@ def _flush_past_immutability_triggers() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _data_in_a_folder_of_its_own(settings: Any, tmp_path: Any) -> None:
     """Bundles, releases and sockets of a test go to its own folder."""
-    settings.BUNDLES_DIR = tmp_path / "bundles"
+    bundles = bundle_store.local(tmp_path / "bundles")
+    settings.STORAGES = {**settings.STORAGES, "bundles": bundles}
+    settings.INCOMING_DIR = tmp_path / "bundles" / "incoming"
     settings.RELEASES_DIR = tmp_path / "releases"
     settings.RUNTIME_DIR = tmp_path / "run"
     settings.JOURNAL_DIR = tmp_path / "journal"

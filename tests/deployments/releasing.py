@@ -15,7 +15,7 @@ def keep(bundle: bytes) -> storage.StoredBundle:
 
 def upload(deployment: Deployment, bundle: bytes) -> Upload:
     """A received upload of the zip."""
-    token = deploying.issue_upload(deployment).rpartition("/")[2]
+    token = deploying.issue_upload(deployment, at=timezone.now()).rpartition("/")[2]
     expected = deploying.expect_upload(token)
     deploying.receive(expected, keep(bundle), at=timezone.now())
     return expected

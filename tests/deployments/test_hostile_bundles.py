@@ -322,12 +322,12 @@ def test_a_hostile_bundle_is_refused_by_name_and_leaves_nothing(
     hostile: Hostile, live: Release, settings: Any
 ) -> None:
     deployment: Deployment = live.deployment
-    before = files_below(settings.RELEASES_DIR, settings.BUNDLES_DIR / "incoming")
+    before = files_below(settings.RELEASES_DIR, settings.INCOMING_DIR)
     with pytest.raises(releases.UnableToRelease) as refused:
         deploy(deployment, hostile.make())
     for told in hostile.tells:
         assert told in str(refused.value)
-    assert files_below(settings.RELEASES_DIR, settings.BUNDLES_DIR / "incoming") == before
+    assert files_below(settings.RELEASES_DIR, settings.INCOMING_DIR) == before
     deployment.refresh_from_db()
     live.refresh_from_db()
     assert deployment.active_release == live

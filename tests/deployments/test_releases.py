@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from deployments import deploying, directory, environment, releases, storage, tasks
-from deployments.models import Deployment, Release, Upload
+from config.celery import app
+from deployments import deploying, directory, environment, logs, releases, retention, storage, tasks
+from deployments.models import Deployment, LogEntry, Release, Upload
 from orgs.models import Workspace
 from tests import factories
 from tests.deployments.releasing import deploy, keep, upload
@@ -102,7 +103,7 @@ def test_deploying_without_an_upload_says_what_to_do(deployment: Deployment) -> 
     with pytest.raises(deploying.NothingToDeploy, match="get-upload-url"):
         deploying.deploy(deployment, at=NOW)
     deploy(deployment, static_site())
-    deploying.issue_upload(deployment)  # asked for, never filled
+    deploying.issue_upload(deployment, at=timezone.now())  # asked for, never filled
     with pytest.raises(deploying.NothingToDeploy):
         deploying.deploy(deployment, at=NOW)
 
@@ -156,6 +157,51 @@ def test_a_late_redeploy_does_not_bring_an_old_bundle_back(deployment: Deploymen
     pending.refresh_from_db()
     assert deployment.active_release == newer
     assert pending.status == Release.Status.SUPERSEDED
+
+
+def test_a_redeploy_whose_task_was_lost_is_handed_to_a_task_again(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(deployment, static_site())
+    deployment.refresh_from_db()
+    pending = deploying.redeploy(deployment)
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        deploying.current_app, "send_task", lambda name, **options: sent.append((name, options))
+    )
+    assert deploying.finish_pending(at=timezone.now() + timedelta(minutes=4)) == 0
+    assert deploying.finish_pending(at=timezone.now() + timedelta(minutes=6)) == 1
+    ((name, options),) = sent
+    assert name == tasks.redeploy.name
+    tasks.redeploy.apply(kwargs=options["kwargs"]).get()
+    deployment.refresh_from_db()
+    assert deployment.active_release == pending
+    tasks.finish_pending.apply().get()
+    assert deploying.finish_pending(at=timezone.now() + timedelta(minutes=6)) == 0
+
+
+def test_a_release_that_nobody_can_finish_fails_after_an_hour(deployment: Deployment) -> None:
+    live = deploy(deployment, static_site())
+    deployment.refresh_from_db()
+    pending = deploying.redeploy(deployment)
+    assert deploying.finish_pending(at=timezone.now() + timedelta(minutes=61)) == 1
+    pending.refresh_from_db()
+    deployment.refresh_from_db()
+    assert (pending.status, pending.failure) == (Release.Status.FAILED, releases.ABANDONED_FAILURE)
+    assert deployment.active_release == live
+
+
+def test_beat_sees_to_pending_releases_and_leftovers() -> None:
+    """The schedule, which embedded mode runs as well, names tasks that exist."""
+    scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
+    own = {
+        tasks.finish_pending.name,
+        tasks.purge_uploads.name,
+        tasks.sweep_storage.name,
+        tasks.purge_logs.name,
+    }
+    assert own <= scheduled
+    assert own <= set(app.tasks)
 
 
 def test_a_redeploy_whose_bundle_is_gone_fails_with_the_reason(deployment: Deployment) -> None:
@@ -237,6 +283,22 @@ def test_deleting_removes_files_environment_and_the_address(
         deploying.deploy(deployment, at=NOW)
 
 
+def test_deleting_removes_uploads_and_logs(
+    deployment: Deployment, django_capture_on_commit_callbacks: Any
+) -> None:
+    deploy(deployment, static_site())
+    waiting = upload(deployment, static_site("never deployed"))
+    url = deploying.issue_upload(deployment, at=NOW)
+    logs.append(deployment.pk, function_name="f", request_id="r", message="private", at=NOW)
+    with django_capture_on_commit_callbacks(execute=True):
+        deploying.delete(deployment, at=NOW)
+    assert not LogEntry.objects.exists()
+    assert not Upload.objects.filter(pk=waiting.pk).exists()
+    assert list(storage.stored_bundles()) == []
+    with pytest.raises(deploying.UploadNotAllowed, match="deleted"):
+        deploying.expect_upload(url.rpartition("/")[2])
+
+
 def test_deleting_keeps_a_bundle_that_another_deployment_uses(
     deployment: Deployment, other_workspace: Workspace, django_capture_on_commit_callbacks: Any
 ) -> None:
@@ -272,14 +334,14 @@ def test_the_platforms_own_failure_marks_the_release_failed(
 
 
 def test_leftovers_of_interrupted_work_are_removed(deployment: Deployment, settings: Any) -> None:
-    deploying.issue_upload(deployment)
-    leftover = Path(settings.BUNDLES_DIR) / "incoming" / "x.zip"
+    deploying.issue_upload(deployment, at=timezone.now())
+    leftover = Path(settings.INCOMING_DIR) / "x.zip"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     half = Path(settings.RELEASES_DIR) / ".unpacking-x"
     half.mkdir(parents=True)
-    assert deploying.purge_uploads(at=timezone.now()) == 0
-    assert deploying.purge_uploads(at=timezone.now() + timedelta(days=2)) == 3
+    assert retention.purge_uploads(at=timezone.now()) == 0
+    assert retention.purge_uploads(at=timezone.now() + timedelta(days=2)) == 3
     tasks.purge_uploads.apply().get()
     assert not leftover.exists()
     assert not half.exists()

@@ -31,7 +31,7 @@ def deployment(workspace: Workspace) -> Deployment:
 
 @pytest.fixture
 def url(deployment: Deployment) -> str:
-    return deploying.issue_upload(deployment)
+    return deploying.issue_upload(deployment, at=timezone.now())
 
 
 def path_of(url: str) -> str:
@@ -92,7 +92,7 @@ def put_whole(url: str, body: bytes = BUNDLE, **options: Any) -> tuple[int, str]
 
 
 def incoming_files(settings: Any) -> list[Path]:
-    return list((Path(settings.BUNDLES_DIR) / "incoming").glob("*"))
+    return list(Path(settings.INCOMING_DIR).glob("*"))
 
 
 def test_a_bundle_arrives_in_pieces_and_is_kept_by_content(
@@ -164,7 +164,7 @@ def test_a_declared_size_over_the_limit_is_refused_before_the_body(url: str, set
 
 def test_bytes_are_counted_whatever_was_declared(url: str, settings: Any) -> None:
     settings.UPLOAD_BYTES_MAX = 1000
-    body = [b"x" * 600, b"x" * 600]
+    body = [BUNDLE[:4] + b"x" * 600, b"x" * 600]
     for headers in ({}, {"content-length": "10"}):
         answer = put(path_of(url), pieces_of(body), headers=headers)
         assert answer is not None
@@ -179,6 +179,73 @@ def test_a_length_that_is_no_number_is_refused(url: str) -> None:
 def test_an_empty_body_is_refused_and_the_url_still_works(url: str) -> None:
     assert put_whole(url, b"") == (400, "empty_upload")
     assert put_whole(url) == (200, "")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "application/zip",
+        "Application/ZIP",
+        "application/x-zip-compressed",
+        "application/octet-stream; charset=binary",
+        None,
+    ],
+)
+def test_what_clients_call_a_zip_is_taken(url: str, sent: str | None) -> None:
+    assert put_whole(url, headers={"content-type": sent} if sent else {}) == (200, "")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/html", "zip"],
+)
+def test_other_types_are_refused_by_name_and_the_url_still_works(url: str, sent: str) -> None:
+    answer = put(path_of(url), [], headers={"content-type": sent})
+    assert answer is not None
+    status, content, _ = answer
+    assert (status, content["error"]["code"]) == (415, "unsupported_media_type")
+    assert sent in content["error"]["message"]
+    assert "application/zip" in content["error"]["message"]
+    assert put_whole(url) == (200, "")
+
+
+@pytest.mark.parametrize("body", [b"<!doctype html>", b"PK", b"PK\x01\x02" * 9, b"\x1f\x8b" * 99])
+def test_a_body_that_does_not_begin_like_a_zip_is_refused(
+    url: str, body: bytes, settings: Any
+) -> None:
+    assert put_whole(url, body) == (400, "not_a_zip")
+    assert incoming_files(settings) == []
+    assert list(storage.stored_bundles()) == []
+    assert put_whole(url) == (200, "")
+
+
+def test_a_body_that_is_no_zip_is_refused_before_it_is_whole(url: str) -> None:
+    answer = put(path_of(url), pieces_of([b"<", b"!doc", b"type"])[:2])
+    assert answer is not None
+    assert answer[0] == 400
+
+
+def test_a_store_that_is_away_is_said_and_the_url_still_works(url: str, settings: Any) -> None:
+    Path(settings.INCOMING_DIR).parent.touch()  # a file where the folder should be
+    answer = put(path_of(url), pieces_of([BUNDLE]))
+    assert answer is not None
+    status, content, headers = answer
+    assert (status, content["error"]["code"]) == (503, "storage_unavailable")
+    assert headers["retry-after"] == "5"
+    Path(settings.INCOMING_DIR).parent.unlink()
+    assert put_whole(url) == (200, "")
+
+
+def test_unused_urls_of_a_deployment_are_limited(deployment: Deployment, settings: Any) -> None:
+    settings.UPLOADS_OUTSTANDING_MAX = 2
+    now = timezone.now()
+    first = deploying.issue_upload(deployment, at=now)
+    deploying.issue_upload(deployment, at=now)
+    with pytest.raises(deploying.TooManyUploads, match="wait 10 minutes"):
+        deploying.issue_upload(deployment, at=now)
+    assert put_whole(first) == (200, "")
+    deploying.issue_upload(deployment, at=now)
+    deploying.issue_upload(deployment, at=now + timedelta(minutes=11))
 
 
 def test_silence_in_the_middle_ends_the_upload(
@@ -200,5 +267,5 @@ def test_a_client_that_goes_away_leaves_nothing(url: str, settings: Any) -> None
 
 def test_the_same_content_is_kept_once(url: str, deployment: Deployment, settings: Any) -> None:
     put_whole(url)
-    put_whole(deploying.issue_upload(deployment))
-    assert len(list(Path(settings.BUNDLES_DIR).rglob("*.zip"))) == 1
+    put_whole(deploying.issue_upload(deployment, at=timezone.now()))
+    assert len(list(storage.stored_bundles())) == 1

@@ -125,7 +125,7 @@ def secrets(organization: Organization, workspace: Workspace, owner: User) -> li
     credential = ProviderCredential(provider="openai", name="main")
     credentials.seal_api_key(credential, PROVIDER_KEY)
     credential.save()
-    deploying.issue_upload(deployment)
+    deploying.issue_upload(deployment, at=timezone.now())
     logs.append(deployment.pk, function_name="f", request_id="r", message="line", at=timezone.now())
     factories.make_route()
     Limit.objects.create(
