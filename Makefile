@@ -30,7 +30,7 @@ chaos: install-dev ## Random kills for SECONDS=1800 (SEED=... repeats one; DATAB
 
 test-conformance: ## Hold the gateway to real clients; writes docs/conformance.md
 	@$(PYTHON) scripts/install.py --conformance
-	@$(VENV)/pytest -m conformance tests/conformance
+	@$(VENV)/pytest -m conformance tests/conformance tests/deployments/drivers
 
 test-browser: install-dev ## Run the browser tests (needs Debian's chromium)
 	@$(VENV)/pytest -m browser

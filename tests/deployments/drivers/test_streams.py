@@ -1,5 +1,6 @@
 """Responses that arrive while the function still writes them, with every driver."""
 
+import gzip
 import json
 
 import pytest
@@ -176,6 +177,48 @@ async def test_a_stream_nobody_reads_any_more_is_closed_and_the_function_goes_on
     assert body_of(await subject.invoke(spec, {"short": True})) == "short"
     if "early-close" not in subject.differs:
         await until(lambda: "the stream was closed" in subject.lines.text)
+
+
+# How OpenNext's wrapper aws-lambda-streaming answers: the head by hand, after two line ends, then a
+# compressing stream that is piped into Lambda's.
+OPEN_NEXT = """
+import zlib from 'node:zlib';
+export const handler = awslambda.streamifyResponse(async (event, responseStream) => {
+  const isZipped = event.headers['accept-encoding'] === 'gzip';
+  let body = responseStream;
+  if (isZipped) {
+    body = zlib.createGzip({flush: zlib.constants.Z_SYNC_FLUSH});
+    body.pipe(responseStream);
+  }
+  responseStream.cork();
+  responseStream.setContentType('application/vnd.awslambda.http-integration-response');
+  responseStream.write('\\n\\n');
+  responseStream.write(JSON.stringify({statusCode: 200, cookies: ['seen=1'],
+    headers: {'content-type': 'text/html', 'content-encoding': isZipped ? 'gzip' : 'identity'}}));
+  responseStream.write(new Uint8Array(8));
+  for (let i = responseStream.writableCorked; i > 0; i--) responseStream.uncork();
+  for (const part of ['<html>', '<p>streamed</p>', '</html>']) {
+    body.write(part);
+    await new Promise((go) => setTimeout(go, 5));
+  }
+  await new Promise((finished) => body.end(finished));
+});
+"""
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_the_answers_of_opennexts_streaming_wrapper_arrive(
+    subject: Subject, encoding: str
+) -> None:
+    spec = await subject.deploy(OPEN_NEXT)
+    items = await subject.invoke(spec, {"headers": {"accept-encoding": encoding}})
+    assert items[0] == Head(
+        200,
+        (("content-type", "text/html"), ("content-encoding", encoding), ("set-cookie", "seen=1")),
+    )
+    body = bytes_of(items)
+    page = gzip.decompress(body) if encoding == "gzip" else body
+    assert page == b"<html><p>streamed</p></html>"
 
 
 async def test_a_chat_stream_in_server_sent_events_passes_unchanged(subject: Subject) -> None:
