@@ -284,6 +284,14 @@ def calls(
     return list(records.select_related("price_version").order_by("-call_id")[:limit])
 
 
+def billed_at(request_id: str) -> datetime | None:
+    """When the call ended, if it is recorded and cost something; else None."""
+    record = UsageRecord.objects.filter(request_id=request_id, cost_nanos__gt=0).first()
+    if record is None:
+        return None
+    return record.started_at + timedelta(milliseconds=record.duration_ms)
+
+
 def explain(record: UsageRecord) -> Explanation:
     """The bill of one call, from the quantities, price version and margin that it names."""
     price = pricing.Price.from_rates(record.price_version_id, record.price_version.rates)

@@ -7,7 +7,7 @@ within the caller's workspace.
 
 from django.conf import settings
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from deployments import deploying, directory, environment, logs, releases, storage, variables
 from deployments import serializers as wire
 from deployments.models import Deployment, Release
-from orgs.data_api import DataApiCall, workspace_of
+from orgs.data_api import IDEMPOTENCY_PARAMETER, DataApiCall, OnceView, workspace_of
 from orgs.errors import DataApiError
 
 LOG_ENTRIES_MAX = 1000
@@ -146,11 +146,19 @@ def _why_not_deployed(deployment: Deployment) -> str:
     return "Nothing is deployed here yet."
 
 
-class UpdateEnv(DeploymentCall):
+@extend_schema_view(
+    post=extend_schema(
+        request=wire.EnvironmentRequest,
+        responses=wire.EnvironmentChangedAnswer,
+        parameters=[IDEMPOTENCY_PARAMETER],
+        description="Merge variables for the next deploy; null removes one. `redeploy` applies "
+        "them now.",
+    )
+)
+class UpdateEnv(DeploymentCall, OnceView):
     """Change the environment."""
 
-    @extend_schema(request=wire.EnvironmentRequest, responses=wire.EnvironmentChangedAnswer)
-    def post(self, request: Request) -> Response:
+    def post_once(self, request: Request) -> Response:
         """Merge variables for the next deploy; null removes one. `redeploy` applies them now."""
         asked = wire.EnvironmentRequest(data=request.data)
         deployment = self.find(asked)
@@ -204,11 +212,19 @@ class ListDeployments(DeploymentCall):
         )
 
 
-class Redeploy(DeploymentCall):
+@extend_schema_view(
+    post=extend_schema(
+        request=wire.ExactTarget,
+        responses={202: wire.RedeployAnswer},
+        parameters=[IDEMPOTENCY_PARAMETER],
+        description="Release the active bundle again with the environment of now, in the "
+        "background.",
+    )
+)
+class Redeploy(DeploymentCall, OnceView):
     """Apply the environment."""
 
-    @extend_schema(request=wire.ExactTarget, responses={202: wire.RedeployAnswer})
-    def post(self, request: Request) -> Response:
+    def post_once(self, request: Request) -> Response:
         """Release the active bundle again with the environment of now, in the background."""
         deployment = self.find(wire.ExactTarget(data=request.data))
         release = deploying.redeploy(deployment)
@@ -222,11 +238,18 @@ class Redeploy(DeploymentCall):
         )
 
 
-class Rollback(DeploymentCall):
+@extend_schema_view(
+    post=extend_schema(
+        request=wire.RollbackRequest,
+        responses=wire.DeployAnswer,
+        parameters=[IDEMPOTENCY_PARAMETER],
+        description="Activate an earlier release with the environment it had.",
+    )
+)
+class Rollback(DeploymentCall, OnceView):
     """Go back."""
 
-    @extend_schema(request=wire.RollbackRequest, responses=wire.DeployAnswer)
-    def post(self, request: Request) -> Response:
+    def post_once(self, request: Request) -> Response:
         """Activate an earlier release with the environment it had."""
         asked = wire.RollbackRequest(data=request.data)
         deployment = self.find(asked)

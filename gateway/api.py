@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -37,7 +37,7 @@ from gateway.serializers import (
     UsageQuerySerializer,
     UsageSerializer,
 )
-from orgs.data_api import DataApiCall, workspace_of
+from orgs.data_api import IDEMPOTENCY_PARAMETER, DataApiCall, OnceView, workspace_of
 from orgs.errors import DataApiError
 
 USAGE_DAYS_DEFAULT = 30
@@ -104,13 +104,21 @@ class ProvisionView(AigatewayView):
         return _secret_response(_describe(provisioned))
 
 
-class RotateView(AigatewayView):
+@extend_schema_view(
+    post=extend_schema(
+        request=RotateSerializer,
+        responses=ProvisionedSerializer,
+        parameters=[IDEMPOTENCY_PARAMETER],
+        description="The old key works for `graceSeconds` more.",
+        tags=["aigateway"],
+    )
+)
+class RotateView(AigatewayView, OnceView):
     """Replace the deployment's key."""
 
     serializer_class = RotateSerializer
 
-    @extend_schema(request=RotateSerializer, responses=ProvisionedSerializer, tags=["aigateway"])
-    def post(self, request: Request) -> Response:
+    def post_once(self, request: Request) -> Response:
         """The old key works for `graceSeconds` more."""
         body = self.read(request)
         provisioned = provisioning.rotate(

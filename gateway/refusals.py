@@ -599,3 +599,18 @@ def idempotent_answer_not_kept(message: str) -> Refusal:
         param="Idempotency-Key",
         headers={"x-should-retry": "false"},
     )
+
+
+def idempotent_answer_lost(request_id: str) -> Refusal:
+    """Made and billed by a process that died before it could keep the answer."""
+    return Refusal(
+        409,
+        INVALID,
+        f"The first call with this Idempotency-Key (request id {request_id}) was made and billed, "
+        "but its answer was lost when a process of the gateway ended. Use a new key to make the "
+        "call again; it is billed again then.",
+        code="idempotent_answer_lost",
+        param="Idempotency-Key",
+        headers={"x-should-retry": "false"},
+        extra={"request_id": request_id},
+    )

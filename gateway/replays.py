@@ -1,8 +1,9 @@
 """Calls of the AI API with an `Idempotency-Key`: sent and billed once, answered as often as asked.
 
 Owns what the header means here: whose key it is (a deployment's), which answers are kept (those
-that were billed), and what the client is told otherwise. Asked from the event loop, served by
-database threads of its own, which nobody without the header waits for. Must know no wire.
+that were billed), and what the client is told otherwise, also of a call that was billed and whose
+answer is lost. Asked from the event loop, served by database threads of its own, which nobody
+without the header waits for. Must know no wire.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
+from billing import usage
 from gateway import refusals
 from gateway.exchange import Exchange
 from gateway.refusals import Refusal
@@ -115,6 +117,8 @@ async def _begin(
             idempotency.fingerprint(exchange.path.encode(), raw),
             lease=timedelta(seconds=settings.PROVIDER_SECONDS_MAX["total"]) + LEASE_SPARE,
             at=timezone.now(),
+            reference=exchange.request_id,
+            carried_out_at=usage.billed_at,
         )
     except idempotency.UnableToClaim as error:
         raise _refused(error) from None
@@ -136,4 +140,6 @@ def _refused(error: idempotency.UnableToClaim) -> Refusal:
             return refusals.idempotency_in_progress(str(error), wait_seconds)
         case idempotency.AnswerNotKept():
             return refusals.idempotent_answer_not_kept(str(error))
+        case idempotency.AnswerLost(reference=request_id):
+            return refusals.idempotent_answer_lost(request_id)
     return refusals.idempotency_key_invalid(str(error))

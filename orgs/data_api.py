@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import exceptions
 from rest_framework.parsers import JSONParser
 from rest_framework.renderers import JSONRenderer
@@ -24,6 +25,12 @@ from orgs.models import Workspace
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 # No call of the data API takes nearly as long.
 LEASE = timedelta(minutes=10)
+# For the schema of calls that take it.
+IDEMPOTENCY_PARAMETER = OpenApiParameter(
+    IDEMPOTENCY_HEADER,
+    location=OpenApiParameter.HEADER,
+    description="Of your own making; the same call again within a day gets the same answer.",
+)
 
 
 class BodyParser(JSONParser):
@@ -72,7 +79,7 @@ class OnceView(DataApiCall):
                 found.body,
                 status=found.status,
                 content_type="application/json",
-                headers={"Idempotent-Replayed": "true"},
+                headers={"Idempotent-Replayed": "true", "Cache-Control": "no-store"},
             )
         try:
             response = self.post_once(request)

@@ -3,13 +3,16 @@
 Whoever carries a request out claims its key first, keeps the answer before giving it, or releases
 the claim when nothing came of it. The database's unique constraint decides between any number of
 claims at once. A claim whose process died lapses with its lease, which must outlast the longest
-request. Keys are of a scope (a deployment, a workspace) within an organization; they and what they
-name are kept for a day, answers encrypted. Must know no HTTP and no money.
+request. A claim may name what its attempt is known by elsewhere: whoever repeats the request is
+then told that it was carried out and its answer lost, instead of carrying it out twice. Keys are of
+a scope (a deployment, a workspace) within an organization; they and what they name are kept for a
+day, answers encrypted. Must know no HTTP and no money.
 """
 
 import hashlib
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,6 +27,8 @@ log = structlog.get_logger(__name__)
 LIFETIME = timedelta(hours=24)
 KEY = re.compile(r"[!-~]{1,255}")
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
+# An answer is kept within seconds of the end of its request, or never.
+KEPT_WITHIN = timedelta(minutes=1)
 
 
 class UnableToClaim(Exception):
@@ -48,6 +53,17 @@ class StillInProgress(UnableToClaim):
 
 class AnswerNotKept(UnableToClaim):
     """The request was carried out, but its answer was too large to keep, or cannot be read."""
+
+
+class AnswerLost(UnableToClaim):
+    """The request was carried out as `reference`; whoever did died before keeping its answer."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"The request with this Idempotency-Key was carried out ({reference}), but its answer "
+            "was lost. Use a new key to carry it out again."
+        )
+        self.reference = reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,10 @@ def fingerprint(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def _unknown(_: str) -> datetime | None:
+    return None
+
+
 def claim(
     organization_id: int,
     scope: str,
@@ -83,10 +103,14 @@ def claim(
     *,
     lease: timedelta,
     at: datetime,
+    reference: str = "",
+    carried_out_at: Callable[[str], datetime | None] = _unknown,
 ) -> Claim | Answer:
-    """The claim to carry the request out, or the answer that it was given.
+    """The claim to carry the request out as `reference`, or the answer that it was given.
 
-    Raises UnableToClaim: InvalidKey, KeyReused, StillInProgress, AnswerNotKept.
+    `carried_out_at` says of an earlier attempt's reference when it was carried out for good, None
+    if it was not; asked only of attempts without an answer. Raises UnableToClaim: InvalidKey,
+    KeyReused, StillInProgress, AnswerNotKept, AnswerLost.
     """
     if not KEY.fullmatch(key):
         raise InvalidKey("An Idempotency-Key has 1 to 255 visible ASCII characters, none a space.")
@@ -96,6 +120,7 @@ def claim(
         "fingerprint": request_fingerprint,
         "lease": uuid.uuid4(),
         "leased_until": at + lease,
+        "reference": reference,
         "status": None,
         "answer_sealed": "",
         "created_at": at,
@@ -110,6 +135,7 @@ def claim(
         _check_same(row, request_fingerprint)
         if row.status is not None:
             return _kept(row, context)
+        _check_not_lost(row, carried_out_at, at)
         if row.leased_until > at:
             raise _in_progress()
     # Its process died, or its day is over: whoever is first takes it over.
@@ -125,6 +151,14 @@ def _check_same(row: IdempotentRequest, request_fingerprint: str) -> None:
             "This Idempotency-Key was used for another request. Use a new key for every request, "
             "and the same key only to repeat the same request."
         )
+
+
+def _check_not_lost(
+    row: IdempotentRequest, carried_out_at: Callable[[str], datetime | None], at: datetime
+) -> None:
+    ended_at = carried_out_at(row.reference) if row.reference else None
+    if ended_at is not None and (row.leased_until <= at or ended_at + KEPT_WITHIN <= at):
+        raise AnswerLost(row.reference)
 
 
 def _in_progress() -> StillInProgress:

@@ -192,6 +192,8 @@ class IdempotentRequest(models.Model):
     # Who carries it out, and until when nobody else may.
     lease = models.UUIDField()
     leased_until = models.DateTimeField()
+    # What carrying it out is known by elsewhere: whoever claims it again can ask what became of it.
+    reference = models.CharField(max_length=64, blank=True, default="")
     # The HTTP status of the answer; null while there is none.
     status = models.PositiveSmallIntegerField(null=True)
     answer_sealed = models.TextField(blank=True, editable=False)

@@ -375,6 +375,29 @@ def test_rollback_goes_to_the_release_before_or_the_one_named(agent: Any) -> Non
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "release_not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "made"),
+    [
+        ("deployments/update-env", {"environment": {"A": "1"}, "redeploy": True}, 1),
+        ("deployments/redeploy", {}, 1),
+        ("deployments/rollback", {}, 0),
+    ],
+)
+def test_what_is_repeated_with_its_idempotency_key_happens_once(
+    path: str, body: dict[str, Any], made: int, agent: Any
+) -> None:
+    for page in "abc":
+        deploy(agent, static_site(page))
+    key = {"Idempotency-Key": "order-1"}
+    first, again = (agent(path, body, **key) for _ in range(2))
+    assert again.content == first.content
+    assert again["Idempotent-Replayed"] == "true"
+    assert Release.objects.count() == 3 + made
+    other = agent(path, {**body, "id": "app"}, **key)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert agent(path, body, **{"Idempotency-Key": "order-2"}).content != first.content
+
+
 def test_another_deployments_release_cannot_be_rolled_back_to(
     outsider_agent: Any, workspace: Workspace, other_workspace: Workspace
 ) -> None:

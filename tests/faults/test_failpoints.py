@@ -1,12 +1,15 @@
 """The process is killed at every arrow of the money protocol; afterwards every call is exact."""
 
 import asyncio
+import json
 import signal
 
+import httpx
 import pytest
 
 from tests.faults.client import Clients
 from tests.faults.invariants import violations
+from tests.faults.platform import wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -33,6 +36,17 @@ PLACES = [
     "ingest.before_commit",
     "ingest.after_commit",
 ]
+
+LET_CLAIMS_LAPSE = """
+from django.utils import timezone
+from orgs.models import IdempotentRequest
+IdempotentRequest.objects.update(leased_until=timezone.now())
+"""
+
+COUNT_RECORDS = """
+from billing.models import UsageRecord
+print(UsageRecord.objects.count())
+"""
 
 
 async def play(clients: Clients) -> None:
@@ -69,3 +83,39 @@ def test_killed_while_recovering_what_another_left_nothing_is_charged_twice(plat
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
     assert any(record["status"] == "CRASHED" for record in books.records)
+
+
+def test_killed_between_billing_and_keeping_an_answer_the_repeated_call_is_not_billed_again(
+    platform, upstream
+):
+    body = {
+        "model": "gpt-4o",
+        "max_completion_tokens": 64,
+        "messages": [{"role": "user", "content": json.dumps(["once", 12, 2])}],
+    }
+
+    def call(port, key="order-1"):
+        return httpx.post(
+            f"http://127.0.0.1:{port}/api/ai/v1/chat/completions",
+            headers={"authorization": f"Bearer {platform.key}", "idempotency-key": key},
+            json=body,
+            timeout=60,
+            trust_env=False,
+        )
+
+    process, port = platform.start_web(crash_at="web.after_barrier")
+    with pytest.raises(httpx.TransportError):
+        call(port)
+    assert process.wait(timeout=30) == -signal.SIGKILL, platform.logs()
+    _, port = platform.start_web()
+    wait_for(lambda: platform.python(COUNT_RECORDS).strip() == "1", what="the record")
+    assert call(port).json()["error"]["code"] == "idempotency_in_progress"
+    platform.python(LET_CLAIMS_LAPSE)
+    lost = call(port)
+    assert (lost.status_code, lost.json()["error"]["code"]) == (409, "idempotent_answer_lost")
+    assert call(port, "order-2").status_code == 200
+    books = platform.settle()
+    assert books.differences == []
+    first, second = sorted(books.records, key=lambda record: record["request_id"])
+    assert first["request_id"] == lost.json()["error"]["request_id"]
+    assert first["cost"] == second["cost"] > 0

@@ -41,6 +41,7 @@ from gateway import attempts, exchange, keys, proxy
 from gateway.models import GatewayKey, Limit
 from gateway.providers import PROVIDERS, AuthStyle, Provider
 from orgs import idempotency
+from orgs.models import IdempotentRequest
 from tests import factories
 from tests.gateway.conftest import DOLLAR, Tenant, make_tenant
 from tests.gateway.sdks import SDKS, Changing, Heard, Sdk, edited, with_members
@@ -315,6 +316,17 @@ def key_of_a_call_whose_answer_was_too_large(stage: Stage) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(idempotency, "ANSWER_BYTES_MAX", 1)
         stage.ask()
+    yield
+
+
+@contextmanager
+def key_of_a_call_whose_answer_was_lost(stage: Stage) -> Iterator[None]:
+    """As a process leaves it that dies between the bill and the answer."""
+    keyed(stage)
+    stage.served.upstream.script = answering(200, ANSWER)
+    stage.ask()
+    lost = {"status": None, "answer_sealed": "", "leased_until": timezone.now()}
+    IdempotentRequest.objects.update(**lost)
     yield
 
 
@@ -1016,6 +1028,18 @@ ROWS = (
         anthropic=(409, INVALID),
         gemini=(409, "ABORTED"),
         headers=NO_RETRY,
+        **REPEATED,
+    ),
+    Row(
+        "Idempotency-Key of a call whose answer was lost",
+        Situation(during=key_of_a_call_whose_answer_was_lost),
+        status=409,
+        code="idempotent_answer_lost",
+        message=r"^The first call with this Idempotency-Key \(request id req_\w+\) was made and",
+        anthropic=(409, INVALID),
+        gemini=(409, "ABORTED"),
+        headers=NO_RETRY,
+        extra=("request_id",),
         **REPEATED,
     ),
     Row(

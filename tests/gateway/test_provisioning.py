@@ -16,7 +16,7 @@ from deployments.directory import DeploymentNotFound
 from deployments.models import Deployment, EnvironmentVariable
 from gateway import keys, provisioning
 from gateway.models import GatewayKey
-from orgs.models import Workspace
+from orgs.models import IdempotentRequest, Workspace
 from tests import factories
 
 CALLS = ("provision", "info", "revoke", "rotate", "usage", "calls")
@@ -124,6 +124,23 @@ def test_rotation_with_grace_keeps_the_old_key_until_then(
     assert graced.expires_at is not None
     assert timedelta(seconds=3599) < graced.expires_at - before < timedelta(seconds=3660)
     assert agent("aigateway/provision").json()["apiKey"] == new["apiKey"]
+
+
+def test_a_rotation_that_is_repeated_with_its_idempotency_key_is_one(
+    agent: Any, deployment: Deployment
+) -> None:
+    agent("aigateway/provision")
+    key = {"Idempotency-Key": "rotate-1"}
+    first, again = (agent("aigateway/rotate", {}, **key) for _ in range(2))
+    assert again.json() == first.json()
+    assert (again["Idempotent-Replayed"], again["Cache-Control"]) == ("true", "no-store")
+    assert GatewayKey.objects.count() == 2
+    other = agent("aigateway/rotate", {"graceSeconds": 60}, **key)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    agent("aigateway/rotate")
+    assert GatewayKey.objects.count() == 3
+    stored = IdempotentRequest.objects.get()
+    assert first.json()["apiKey"] not in stored.answer_sealed
 
 
 def test_rotating_a_deployment_without_a_key_makes_its_first(

@@ -148,11 +148,32 @@ async def test_an_attempt_whose_process_died_can_be_repeated_after_its_lease(
     provider.handler = whole()
     await api.chat(headers=KEY)
     dead = {"status": None, "answer_sealed": "", "leased_until": timezone.now() + timedelta(60)}
-    await IdempotentRequest.objects.aupdate(**dead)
+    unbilled = {"reference": "req_unknown"}
+    await IdempotentRequest.objects.aupdate(**dead, **unbilled)
     assert (await api.chat(headers=KEY)).status == 409
     await IdempotentRequest.objects.aupdate(leased_until=timezone.now())
     assert (await api.chat(headers=KEY)).status == 200
     assert len(provider.requests) == 2
+
+
+async def test_a_call_that_was_billed_and_whose_answer_is_lost_is_not_billed_again(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    provider.handler = whole()
+    first = await api.chat(headers=KEY)
+    await record_of(tenant)
+    spent = await balances(tenant)
+    lost = {"status": None, "answer_sealed": "", "leased_until": timezone.now()}
+    await IdempotentRequest.objects.aupdate(**lost)
+    for _ in range(2):
+        again = await api.chat(headers=KEY)
+        assert (again.status, code_of(again)) == (409, "idempotent_answer_lost")
+        assert again.headers["x-should-retry"] == "false"
+        assert again.json["error"]["request_id"] == first.headers["x-request-id"]
+        assert "was made and billed" in again.json["error"]["message"]
+    assert len(provider.requests) == 1
+    assert await balances(tenant) == spent
+    assert (await api.chat(headers={"Idempotency-Key": "order-2"})).status == 200
 
 
 async def test_a_claim_outlives_the_longest_call(

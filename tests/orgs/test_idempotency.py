@@ -26,8 +26,9 @@ def claim(organization: Organization) -> Any:
         at: datetime = NOW,
         scope: str = "s",
         owner: Organization = organization,
+        **attempt: Any,
     ) -> Claim | Answer:
-        return idempotency.claim(owner.pk, scope, key, fingerprint, lease=LEASE, at=at)
+        return idempotency.claim(owner.pk, scope, key, fingerprint, lease=LEASE, at=at, **attempt)
 
     return make
 
@@ -70,6 +71,36 @@ def test_a_claim_whose_process_died_lapses(claim: Any) -> None:
     idempotency.release(dead)
     assert idempotency.keep(alive, ANSWER)
     assert claim(at=NOW + LEASE) == ANSWER
+
+
+def test_whoever_repeats_what_was_carried_out_without_an_answer_is_told(claim: Any) -> None:
+    claim(reference="req_1")
+    asked: list[str] = []
+
+    def carried_out_at(reference: str) -> datetime:
+        asked.append(reference)
+        return NOW + timedelta(seconds=30)
+
+    # The answer of an attempt that has only just ended may still be on its way.
+    with pytest.raises(idempotency.StillInProgress):
+        claim(at=NOW + timedelta(seconds=60), carried_out_at=carried_out_at)
+    for later in (timedelta(seconds=90), LEASE, LEASE * 2):
+        with pytest.raises(idempotency.AnswerLost, match=r"\(req_1\), but its answer was lost"):
+            claim(at=NOW + later, reference="req_2", carried_out_at=carried_out_at)
+    assert set(asked) == {"req_1"}
+
+
+def test_what_was_carried_out_at_the_very_end_of_a_lease_is_not_done_again(claim: Any) -> None:
+    claim(reference="req_1")
+    with pytest.raises(idempotency.AnswerLost):
+        claim(at=NOW + LEASE, carried_out_at=lambda _: NOW + LEASE)
+
+
+def test_an_attempt_that_came_to_nothing_is_taken_over_under_a_new_reference(claim: Any) -> None:
+    claim(reference="req_1")
+    assert isinstance(claim(at=NOW + LEASE, reference="req_2"), Claim)
+    with pytest.raises(idempotency.AnswerLost, match="req_2"):
+        claim(at=NOW + LEASE * 2, carried_out_at=lambda _: NOW + LEASE)
 
 
 def test_after_a_day_a_key_is_new_and_purged(claim: Any) -> None:
