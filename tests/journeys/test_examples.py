@@ -3,13 +3,16 @@
 import hashlib
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from tests.journeys.conftest import ROOT, Platform, wait_for
 from tests.journeys.test_deploy_to_first_token import deploy, shorten_answers
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 EXAMPLES = ROOT / "examples"
 MODELS_WITH_TOOLS = [
@@ -260,6 +263,24 @@ def test_nextjs_keeps_its_scripts_and_styles_for_a_year(platform: Platform, next
     for path in paths:
         file = platform.site(nextjs, path)
         assert (file.status_code, file.headers["cache-control"]) == (200, A_YEAR)
+
+
+@pytest.mark.browser
+def test_nextjs_goes_from_page_to_page_without_loading_anew(
+    platform: Platform, nextjs: str, browser: "Browser"
+) -> None:
+    page = browser.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto(f"http://{nextjs}.localhost:{platform.port}/")
+    page.evaluate("window.isFirstPage = true")
+    page.get_by_role("link", name="Time").click()
+    page.locator("#rendered-at").wait_for()
+    page.get_by_role("link", name="Stream").click()
+    page.get_by_text("as the server writes them.").wait_for()
+    assert page.evaluate("window.isFirstPage") is True
+    assert failures == []
+    page.close()
 
 
 @pytest.fixture(scope="module")
