@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from django.db import DataError, IntegrityError, OperationalError, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 
 from billing import calls, charges, leases, pricing, rows
 from billing.calls import Ending, Opening
@@ -347,7 +347,12 @@ def _book_new(entries: Sequence[_Entry], *, journal: str, key: str, at: datetime
 
 def _known_ids(entries: Sequence[_Entry]) -> set[object]:
     ids = [entry.settlement.opening.call_id for entry in entries]
-    return set(UsageRecord.objects.filter(call_id__in=ids).values_list("call_id", flat=True))
+    if connection.vendor != "postgresql":
+        return set(UsageRecord.objects.filter(call_id__in=ids).values_list("call_id", flat=True))
+    # One parameter: the driver takes a twentieth of a batch's time to find a thousand.
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT call_id FROM billing_usagerecord WHERE call_id = ANY(%s)", [ids])
+        return {row[0] for row in cursor.fetchall()}
 
 
 def _insert_records(entries: Sequence[_Entry], posted: dict[int, charges.Posted]) -> None:

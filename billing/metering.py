@@ -183,6 +183,7 @@ class Meter:
             f"{host}-{os.urandom(8).hex()}",
             segment_bytes=settings.JOURNAL_SEGMENT_BYTES,
             slot_count=settings.JOURNAL_SLOTS,
+            free_bytes_min=settings.JOURNAL_FREE_BYTES_MIN,
         )
         self._barrier = Barrier(self.journal, settings.BILLING_BARRIER, on_failure=self._fail)
         self.purse = Purse(self.journal.name, host=host, on_lost=self._fail)

@@ -153,6 +153,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600} if REDIS_URL else 
 # On a local disk, one directory below it for each serving process. See docs/configuration.md.
 JOURNAL_DIR = Path(env.text("JOURNAL_DIR", str(DATA_DIR / "journal"))).resolve()
 JOURNAL_SEGMENT_BYTES = env.integer("JOURNAL_SEGMENT_BYTES", 16 * 1024 * 1024)
+JOURNAL_FREE_BYTES_MIN = env.integer("JOURNAL_FREE_BYTES_MIN", 256 * 1024 * 1024)
 JOURNAL_SLOTS = env.integer("JOURNAL_SLOTS", 4096)  # calls in flight in one process
 # What an answer's end waits for: fsync, write or database.
 BILLING_BARRIER = env.text("BILLING_BARRIER", "fsync")

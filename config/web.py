@@ -1,17 +1,20 @@
 """The web process: uvicorn with our limits, ending when whoever started it does.
 
 Run as `python -m config.web --port 8000`. Production may equally run
-`uvicorn config.asgi:application`; the options below are then the recommended ones.
+`uvicorn config.asgi:application` behind a proxy that limits how slowly and how long a request's
+head arrives, as config/connection.py does here; the options below are then the recommended ones.
 """
 
 import argparse
 
 import uvicorn
 
+from config.connection import Connection
 from config.supervisor import end_with_supervisor
 
 GRACE_SECONDS = 20
-CONCURRENCY_MAX = 4000
+# Connections, those included that say nothing until they are ended (config/connection.py).
+CONCURRENCY_MAX = 20_000
 SOCKET_MESSAGE_BYTES_MAX = 16 * 1024  # from a client; ours have nothing to say
 
 
@@ -22,7 +25,7 @@ def options(port: int, host: str) -> dict[str, object]:
         "host": host,
         "port": port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Connection,
         "ws": "websockets-sansio",
         "ws_max_size": SOCKET_MESSAGE_BYTES_MAX,
         "lifespan": "on",

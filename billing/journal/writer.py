@@ -8,6 +8,7 @@ or the database.
 import mmap
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,21 +24,37 @@ log = structlog.get_logger(__name__)
 
 
 ALLOCATING_SECONDS_MAX = 1.0
+# How old the figure of the disk's free space may be.
+MEASURE_SECONDS = 1.0
 
 
 class NoRoom(Exception):
-    """The disk has no space for the settlement of another call."""
+    """The disk has no space for the settlement of another call, or too little for comfort."""
 
 
 class JournalWriter:
     """A journal that this process writes; `name` is its directory's."""
 
-    def __init__(self, root: Path, name: str, *, segment_bytes: int, slot_count: int) -> None:
-        """Make and lock the directory. Raises UnableToOpenJournal."""
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        segment_bytes: int,
+        slot_count: int,
+        free_bytes_min: int = 0,
+    ) -> None:
+        """Make and lock the directory. Raises UnableToOpenJournal.
+
+        `free_bytes_min`: with less than that free on its disk, no further call finds room.
+        """
         self.name = name
         self.directory = root / name
         self._segment_bytes = segment_bytes
         self._slot_count = slot_count
+        self._free_bytes_min = free_bytes_min
+        self._free_bytes = free_bytes_min
+        self._measured_at = -MEASURE_SECONDS
         self._position = 0
         self._is_closed = False
         self._spare: int | None = None
@@ -90,6 +107,7 @@ class JournalWriter:
 
     def require_room(self) -> None:
         """Make sure that one more call can be settled whatever the disk does. Raises NoRoom."""
+        self._require_free_space()
         needed = (self._slot_count - self.slots.free_count + 2) * frames.FRAME_BYTES_MAX
         left = self._base + self._segment_bytes - self._position
         if self._spare is None and left < self._segment_bytes // 2:
@@ -101,6 +119,29 @@ class JournalWriter:
             self._allocating.join(ALLOCATING_SECONDS_MAX)
         if self._spare is None or left + self._segment_bytes < needed:
             raise NoRoom(f"{left} bytes are left in {self.directory}.")
+
+    def _require_free_space(self) -> None:
+        """Stop before the disk is full: its other users, and calls in flight, need the rest.
+
+        What fills it may be this journal: settlements that nobody books pile up.
+        """
+        now = time.monotonic()
+        if now - self._measured_at >= MEASURE_SECONDS:
+            self._measured_at = now
+            disk = os.statvfs(self.directory)
+            had_enough = self._free_bytes >= self._free_bytes_min
+            self._free_bytes = disk.f_bavail * disk.f_frsize
+            if had_enough and self._free_bytes < self._free_bytes_min:
+                log.error(
+                    "the journal's disk is almost full: calls are refused",
+                    free_bytes=self._free_bytes,
+                    free_bytes_min=self._free_bytes_min,
+                )
+        if self._free_bytes < self._free_bytes_min:
+            raise NoRoom(
+                f"{self._free_bytes} bytes are free on the disk of {self.directory},"
+                f" and JOURNAL_FREE_BYTES_MIN is {self._free_bytes_min}."
+            )
 
     def _begin_allocating(self) -> None:
         """Prepare the next segment in a thread: it may take milliseconds."""

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.faults
 
 INPUT_NANOS, OUTPUT_NANOS, PROMPT = 2_500, 10_000, 7
 TOKENS = 300
+STREAMS = 8
 
 CHANGE = """
 from django.utils import timezone
@@ -65,7 +66,7 @@ def begin_streams(clients: Clients) -> list["asyncio.Task[Seen]"]:
     """Streams of some seconds."""
     return [
         asyncio.create_task(clients.call(f"running-{number}", tokens=TOKENS, pause_ms=40))
-        for number in range(8)
+        for number in range(STREAMS)
     ]
 
 
@@ -75,7 +76,7 @@ def test_calls_keep_the_price_they_began_at_and_credit_arrives(platform, upstrea
 
     async def scenario() -> list[Seen]:
         running = begin_streams(clients)
-        await until(lambda: all(seen.delivered for seen in clients.seen))
+        await until(lambda: sum(seen.delivered > 0 for seen in clients.seen) == STREAMS)
         await asyncio.to_thread(platform.python, CHANGE)
         for number in range(20):
             await clients.call(f"dearer-{number}")
@@ -102,7 +103,7 @@ def test_nobody_gets_in_any_more_and_streams_end_and_are_billed(platform, upstre
 
     async def scenario() -> tuple[Seen, Seen, list[Seen]]:
         running = begin_streams(clients)
-        await until(lambda: all(seen.delivered for seen in clients.seen))
+        await until(lambda: sum(seen.delivered > 0 for seen in clients.seen) == STREAMS)
         await asyncio.to_thread(platform.python, change)
         refused = await call_until(clients, "refused", status)
         later = await clients.call("later")

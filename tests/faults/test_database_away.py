@@ -1,6 +1,7 @@
 """PostgreSQL dies, stops, refuses: calls go on as far as leases reach, and every call is exact."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -11,7 +12,12 @@ from tests.faults.postgres_proxy import PostgresProxy
 from tests.faults.postgres_server import PostgresServer
 from tests.faults.story import calls_around, every_call_ended_and_is_booked
 
-pytestmark = pytest.mark.faults
+# Its server is its own: once, with the tests on PostgreSQL, is enough.
+ON_POSTGRESQL = os.environ.get("DATABASE_URL", "").startswith("postgres")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not ON_POSTGRESQL, reason="runs when DATABASE_URL names a PostgreSQL"),
+]
 
 LEAVE = """
 from django.utils import timezone

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.faults
 SEGMENT = 64 * 1024
 RUNNING = 4
 CALLS_MAX = 400
+WATERMARK = 1024 * 1024
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def platform(upstream, small_disk):
             "JOURNAL_DIR": str(small_disk / "journal"),
             "JOURNAL_SEGMENT_BYTES": str(SEGMENT),
             "JOURNAL_SLOTS": "64",
+            "JOURNAL_FREE_BYTES_MIN": "0",
         },
     )
     platform.prepare()
@@ -56,6 +58,16 @@ def no_byte_left(disk: Path) -> Iterator[None]:
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def little_left(disk: Path) -> Iterator[None]:
+    """Below the watermark, with space enough for everything."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(free - WATERMARK // 2))
     yield
     ballast.unlink()
 
@@ -84,20 +96,25 @@ async def call_until(clients: Clients, name: str, status: int) -> Seen:
     return seen
 
 
-@pytest.mark.parametrize("exhausted", [no_byte_left, no_file_left])
+DESCRIBED = {no_byte_left: "full", no_file_left: "full", little_left: "almost full"}
+
+
+@pytest.mark.parametrize("exhausted", DESCRIBED)
 def test_a_full_disk_refuses_new_calls_and_those_that_run_are_booked(
     platform, upstream, small_disk, exhausted
 ):
+    if exhausted is little_left:
+        platform.settings["JOURNAL_FREE_BYTES_MIN"] = str(WATERMARK)
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
 
     async def scenario() -> tuple[Seen, Seen, list[Seen]]:
+        running = [
+            asyncio.create_task(clients.call(f"running-{n}", tokens=400, pause_ms=40))
+            for n in range(RUNNING)
+        ]
+        await until(lambda: sum(seen.delivered > 0 for seen in clients.seen) == RUNNING)
         with exhausted(small_disk):
-            running = [
-                asyncio.create_task(clients.call(f"running-{n}", tokens=400, pause_ms=40))
-                for n in range(RUNNING)
-            ]
-            await until(lambda: all(seen.delivered for seen in clients.seen))
             refused = await call_until(clients, "filling", 503)
             ended = await asyncio.gather(*running)
         return refused, await call_until(clients, "after", 200), ended
@@ -107,7 +124,7 @@ def test_a_full_disk_refuses_new_calls_and_those_that_run_are_booked(
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
     assert refused.status == 503, platform.logs()
     assert "Billing is not available" in refused.error
-    assert "the journal's disk is full" in platform.logs()
+    assert f"the journal's disk is {DESCRIBED[exhausted]}" in platform.logs()
     assert [seen for seen in ended if not seen.saw_end] == []
     assert after.saw_end
 

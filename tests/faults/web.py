@@ -1,6 +1,8 @@
 """A serving process for fault tests: the AI API alone, under uvicorn as in production.
 
-With `CLOCK_SHIFT=<path>` its wall clock is wrong by the seconds that this file says.
+With `CLOCK_SHIFT=<path>` its wall clock is wrong by the seconds that this file says. With
+`REQUESTS_MAX=<n>` it ends after so many requests, to be started anew. `HEAD_SECONDS=<n>` is how
+long a request's head may take.
 """
 
 import datetime as standard
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
-from config import web
+from config import connection, web
 
 
 def shift_clock_by(file: Path) -> None:
@@ -44,5 +46,9 @@ _real_datetime = standard.datetime
 if __name__ == "__main__":
     if path := os.environ.get("CLOCK_SHIFT"):
         shift_clock_by(Path(path))
+    if seconds := os.environ.get("HEAD_SECONDS"):
+        connection.HEAD_SECONDS_MAX = float(seconds)
     options = {**web.options(int(sys.argv[1]), "127.0.0.1"), "app": "config.asgi:gateway"}
+    if requests := os.environ.get("REQUESTS_MAX"):
+        options["limit_max_requests"] = int(requests)
     uvicorn.run(**{**options, "timeout_graceful_shutdown": 10})

@@ -167,6 +167,17 @@ def test_a_full_disk_refuses_new_calls_and_takes_what_is_in_flight(make_writer, 
         writer.append(bytes(frames.FRAME_BYTES_MAX - frames.HEADER.size))
 
 
+def test_a_disk_below_its_watermark_refuses_new_calls_and_takes_what_runs(make_writer, tmp_path):
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    writer = make_writer("low-1", free_bytes_min=free + 2**30)
+    with pytest.raises(NoRoom, match="JOURNAL_FREE_BYTES_MIN"):
+        writer.require_room()
+    writer.append(b"what runs is settled")
+    enough = make_writer("enough-1", free_bytes_min=free // 2)
+    enough.require_room()
+
+
 def test_a_journal_of_another_format_is_left_alone(writer):
     with (writer.directory / "page").open("r+b") as page:
         page.write((99).to_bytes(8, "little"))
