@@ -265,19 +265,19 @@ def delete(deployment: Deployment, *, at: datetime) -> None:
     environment.clear(deployment)
     logs.clear(deployment)
     transaction.on_commit(lambda: retention.remove_all(deployment), robust=True)
-    transaction.on_commit(lambda: _tidy_later(deployment, seconds=0), robust=True)
+    transaction.on_commit(lambda: _tidy_later(deployment), robust=True)
 
 
 # --- Functions kept elsewhere ----------------------------------------------------------------
 
 
-def _tidy_later(deployment: Deployment, *, seconds: int = TIDY_SECONDS) -> None:
+def _tidy_later(deployment: Deployment) -> None:
     """Have functions that serve nobody any more removed from where the driver keeps them."""
     if drivers.keeps_functions():
         current_app.send_task(
             "deployments.tidy_functions",
             kwargs={"deploy_id": deployment.deploy_id},
-            countdown=seconds,
+            countdown=TIDY_SECONDS,
         )
 
 

@@ -10,12 +10,14 @@ thread for as long as a visitor reads.
 
 import asyncio
 import contextlib
+import io
 import itertools
 import json
+import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import yarl
@@ -34,14 +36,18 @@ from deployments.runtime.driver import (
     Failure,
     FunctionSpec,
     InvokeContext,
+    UnableToPrepare,
 )
 from deployments.runtime.output import LogWriter
+
+logger = logging.getLogger(__name__)
 
 PATH = "/2021-11-15/functions/{name}/response-streaming-invocations?Qualifier={alias}"
 CONNECT_SECONDS = 5.0
 GRACE_SECONDS = 2.0  # for the way, beyond what Lambda itself allows a run
 RETRY_SECONDS = 0.1  # doubled, with jitter
 ERROR_BYTES_MAX = 64 * 1024
+WORKERS = 4  # functions prepared or removed at a time
 # Errors of a call that got no answer, or only a part of one.
 UNREACHABLE = (aiohttp.ClientError, OSError, BotoCoreError, ParserError)
 # Refusals after which the function has certainly not run.
@@ -66,6 +72,8 @@ class AwsLambda:
         self._functions = Functions(configuration)
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(configuration.connections)
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="aws-lambda")
+        self._preparing: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     # --- Invoking ----------------------------------------------------------------------------
 
@@ -134,19 +142,38 @@ class AwsLambda:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response of a run that has begun. Raises _Refused and what UNREACHABLE lists."""
         deadline = time.monotonic() + self.configuration.wait_seconds
+        is_missing = False
         for attempt in itertools.count():
             response = await self._send(spec, event, context)
             try:
                 if response.status == 200:
                     yield response
                     return
-                refusal, may_retry = await _refusal(response)
+                refusal = await _refusal(response)
             finally:
-                response.close()
+                response.close()  # drops the connection unless everything was read
+            if refusal.is_missing and not is_missing:
+                is_missing = True
+                await self._put_there(spec)
+                continue
             pause = RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-            if not may_retry or time.monotonic() + pause > deadline:
+            if not refusal.may_retry or time.monotonic() + pause > deadline:
                 raise refusal
             await asyncio.sleep(pause)
+
+    async def _put_there(self, spec: FunctionSpec) -> None:
+        """Prepare a release that is not on Lambda: made with another driver, or removed there.
+
+        Once for all who ask for it. Raises _Refused.
+        """
+        preparing = self._preparing.get(spec.key)
+        if preparing is None:
+            preparing = self._preparing[spec.key] = asyncio.ensure_future(self.prepare(spec))
+            preparing.add_done_callback(lambda _: self._preparing.pop(spec.key, None))
+        try:
+            await asyncio.shield(preparing)
+        except UnableToPrepare as error:
+            raise _Refused(Failure.PLATFORM, str(error)) from None
 
     async def _send(
         self, spec: FunctionSpec, event: bytes, context: InvokeContext
@@ -156,7 +183,7 @@ class AwsLambda:
         headers = await asyncio.to_thread(self._sign, url, event)
         return await self._client().post(
             yarl.URL(url, encoded=True),
-            data=event,
+            data=io.BytesIO(event),  # aiohttp sends it piece by piece
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
@@ -172,7 +199,7 @@ class AwsLambda:
         credentials = self._functions.credentials()
         if credentials is None:
             raise _Refused(
-                Failure.PLATFORM, "There are no AWS credentials: see docs/configuration.md."
+                Failure.PLATFORM, "The platform has no AWS credentials: see docs/functions.md."
             )
         request = AWSRequest(
             method="POST",
@@ -195,54 +222,57 @@ class AwsLambda:
 
     async def prepare(self, spec: FunctionSpec) -> None:
         """See FunctionDriver."""
-        await asyncio.to_thread(self._functions.prepare, spec)
+        await self._work(self._functions.prepare, spec)
 
     async def retire(self, spec: FunctionSpec) -> None:
         """See FunctionDriver. Raises botocore's errors: the caller may try again."""
-        await asyncio.to_thread(self._functions.retire, spec)
+        await self._work(self._functions.retire, spec)
 
     async def delete(self, deploy_id: str, function_names: Collection[str]) -> None:
         """See FunctionDriver. Raises botocore's errors: the caller may try again."""
-        await asyncio.to_thread(self._functions.delete, deploy_id, function_names)
+        await self._work(self._functions.delete, deploy_id, function_names)
+
+    async def _work(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do it in a thread of the driver's own: it may take minutes."""
+        await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 
     async def close(self) -> None:
         """See FunctionDriver. Runs go on at Lambda; nobody reads their answers any more."""
         if self._session is not None:
             await self._session.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
         await self.writer.close()
 
 
 class _Refused(Exception):
-    """Lambda did not take the invocation."""
+    """Lambda did not take the invocation; `is_missing`: it does not know the release."""
 
-    def __init__(self, kind: Failure, message: str) -> None:
+    def __init__(
+        self, kind: Failure, message: str, *, may_retry: bool = False, is_missing: bool = False
+    ) -> None:
         super().__init__(message)
         self.kind = kind
+        self.may_retry = may_retry
+        self.is_missing = is_missing
 
 
 def _run_seconds(context: InvokeContext, configuration: Configuration) -> float:
     return context.timeout_seconds + configuration.init_seconds + GRACE_SECONDS
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> tuple[_Refused, bool]:
-    """Why Lambda did not take the invocation, and whether another try may succeed."""
-    code = response.headers.get("X-Amzn-ErrorType", "").partition(":")[0]
+async def _refusal(response: aiohttp.ClientResponse) -> _Refused:
+    """Why Lambda did not take the invocation."""
+    code = response.headers.get("X-Amzn-ErrorType", "").partition(":")[0] or str(response.status)
     raw = await response.content.read(ERROR_BYTES_MAX)
-    try:
-        told: Any = json.loads(raw)
-    except ValueError:
-        told = None
-    message = str(told.get("Message") or told.get("message")) if isinstance(told, dict) else ""
     if code in NOT_RUN or response.status == 429:
-        return _Refused(Failure.THROTTLED, f"AWS Lambda is busy ({code}): {message}"), True
+        return _Refused(Failure.THROTTLED, f"AWS Lambda is busy ({code}).", may_retry=True)
     if code == "ResourceNotFoundException":
-        text = "This release is not on AWS Lambda. Redeploy it."
-        return _Refused(Failure.PLATFORM, text), False
+        return _Refused(Failure.PLATFORM, "AWS Lambda lost the function.", is_missing=True)
     if response.status == 413:
         text = "The request is larger than AWS Lambda takes: 6 MB with its headers, as JSON."
-        return _Refused(Failure.PLATFORM, text), False
-    text = f"AWS Lambda refused the request: {code or response.status}."
-    return _Refused(Failure.PLATFORM, text), False
+        return _Refused(Failure.PLATFORM, text)
+    logger.error("AWS Lambda refused an invocation (%s): %s", code, raw.decode("utf-8", "replace"))
+    return _Refused(Failure.PLATFORM, f"AWS Lambda refused the request ({code}).")
 
 
 def _failed_on_the_way(error: Exception, context: InvokeContext) -> Failed:
@@ -268,8 +298,17 @@ async def _items(
             elif kind == "InvokeComplete":
                 for item in answer.complete(json.loads(message.payload or b"{}")):
                     yield item
+                await _finish(response)
                 return
     raise _Refused(Failure.PLATFORM, "The answer of AWS Lambda broke off.")
+
+
+async def _finish(response: aiohttp.ClientResponse) -> None:
+    """Read to the very end, so that the connection can be used again."""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            while await response.content.readany():
+                pass
 
 
 async def _messages(

@@ -309,6 +309,7 @@ class FakeLambda:
     def __init__(self, folder: Path) -> None:
         self.functions: dict[str, Function] = {}
         self.calls: list[str] = []  # names of the operations asked for
+        self.peers: set[Any] = set()  # ends of the connections that invocations came by
         self.throttle = 0  # so many of the next invocations are refused
         self.breaks_off = False  # answers end before they are complete
         self.before_publish: Callable[[Function], None] = lambda function: None
@@ -523,6 +524,8 @@ class FakeLambda:
     # --- Invoking ----------------------------------------------------------------------------
 
     async def invoke_with_response_stream(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        self.peers.add(request.transport.get_extra_info("peername"))
         function = self._function(request)
         version = function.resolve(request.query.get("Qualifier", "$LATEST"))
         is_over = function.concurrency is not None and function.running >= function.concurrency

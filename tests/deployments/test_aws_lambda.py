@@ -3,6 +3,7 @@
 The fake service is our own, so the control plane is held to moto, too.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -312,15 +313,35 @@ async def test_more_requests_than_connections_are_refused(
     await first.aclose()
 
 
-async def test_a_release_that_was_never_prepared_says_what_to_do(
-    make_driver: Callable[..., AwsLambda], spec: FunctionSpec, lines: Lines
+async def test_a_release_that_is_not_there_is_put_there_once_for_all_who_ask_for_it(
+    service: tuple[FakeLambda, str], make_driver: Callable[..., AwsLambda], spec: FunctionSpec
 ) -> None:
     driver = make_driver()
+    answers = await asyncio.gather(*(invoke(driver, spec) for _ in range(3)))
+    assert [body_of(items) for items in answers] == ["hello"] * 3
+    assert service[0].calls.count("create_function") == 1
+
+
+async def test_a_release_that_cannot_be_put_there_says_why(
+    make_driver: Callable[..., AwsLambda], spec: FunctionSpec, lines: Lines
+) -> None:
+    driver = make_driver(role="")
     failed = failure_of(await invoke(driver, spec))
     assert failed.kind == Failure.PLATFORM
-    assert "Redeploy it" in failed.message
+    assert "AWS_LAMBDA_ROLE is not set" in failed.message
     await driver.writer.flush()
     assert lines.text == failed.message
+
+
+async def test_a_connection_is_used_again(
+    service: tuple[FakeLambda, str], make_driver: Callable[..., AwsLambda], spec: FunctionSpec
+) -> None:
+    driver = make_driver()
+    await driver.prepare(spec)
+    service[0].peers.clear()
+    for _ in range(3):
+        assert body_of(await invoke(driver, spec)) == "hello"
+    assert len(service[0].peers) == 1
 
 
 async def test_wrong_credentials_are_told_without_a_secret(

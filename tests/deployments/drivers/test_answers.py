@@ -150,6 +150,13 @@ async def test_a_binary_body_is_given_as_base64(subject: Subject) -> None:
     assert json.loads(body_of(items)) == [255, 0, True]
 
 
+async def test_a_large_request_arrives_whole(subject: Subject) -> None:
+    spec = await subject.deploy(
+        "export const handler = async (e) => `${e.body.length} ${e.body.slice(-3)}`"
+    )
+    assert body_of(await subject.invoke(spec, {"body": "x" * 4_000_000 + "end"})) == "4000003 end"
+
+
 async def test_the_context_has_the_members_lambda_documents(subject: Subject) -> None:
     spec = await subject.deploy(
         "export const handler = async (e, c) => ({...c, left: c.getRemainingTimeInMillis()})"
