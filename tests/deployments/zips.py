@@ -9,11 +9,13 @@ FUNCTION = "exports.handler = async () => ({statusCode: 200, body: 'hello'});\n"
 
 
 def make_zip(files: dict[str, str | bytes]) -> bytes:
-    """A plain deflated zip with these paths."""
+    """A plain deflated zip with these paths: the same bytes whenever it is made."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o600 << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
