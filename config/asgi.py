@@ -88,6 +88,7 @@ class Platform:
             await self._ai.start()
             if not self._only_ai:
                 await consumers.startup()
+                await sites.start()
                 if settings.EMBEDDED:
                     embedded.start_tasks()
         except Exception as error:

@@ -31,6 +31,7 @@ app.conf.beat_schedule = {
     },
     "finish-pending-releases": {"task": "deployments.finish_pending", "schedule": 60.0},
     "purge-logs": {"task": "deployments.purge_logs", "schedule": 3600.0},
+    "purge-log-deliveries": {"task": "deployments.purge_log_deliveries", "schedule": 3600.0},
     "purge-uploads": {"task": "deployments.purge_uploads", "schedule": 3600.0},
     "sweep-storage": {"task": "deployments.sweep_storage", "schedule": 86400.0},
 }

@@ -7,6 +7,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
+from deployments.runtime import launchers
+
 
 @register(Tags.security)
 def secrets_are_set(**_: Any) -> list[CheckMessage]:
@@ -85,6 +87,24 @@ def aws_lambda_is_set_up(**_: Any) -> list[CheckMessage]:
             f"FUNCTION_DRIVER=aws-lambda needs {names}.",
             hint="Name the region functions run in and the role they run as: docs/functions.md.",
             id="config.E003",
+        )
+    ]
+
+
+@register(Tags.security)
+def functions_can_be_isolated(**_: Any) -> list[CheckMessage]:
+    """In production no function runs without isolation unless somebody asked for that."""
+    driver = settings.FUNCTION_DRIVER
+    if driver not in ("auto", "local-bwrap") or launchers.can_isolate():
+        return []
+    if settings.EMBEDDED and driver == "auto":
+        return []
+    return [
+        Error(
+            "bubblewrap is not installed, so deployed functions are refused.",
+            hint="Install it (Debian, Ubuntu: apt install bubblewrap util-linux; Fedora: dnf "
+            "install bubblewrap util-linux) where the function host runs; see docs/functions.md.",
+            id="config.E004",
         )
     ]
 

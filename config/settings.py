@@ -289,6 +289,9 @@ AWS_LAMBDA: dict[str, Any] = {
     "connections": env.integer("AWS_LAMBDA_CONNECTIONS", 200),
     "endpoint_url": env.text("AWS_LAMBDA_ENDPOINT_URL"),
 }
+# Where the process that runs functions listens (python -m deployments.runtime.host).
+FUNCTION_HOST_SOCKET = Path(env.text("FUNCTION_HOST_SOCKET", str(RUNTIME_DIR / "fnhost.sock")))
+FUNCTIONS_IN_PROCESS = False  # for tests: without a host, as children of this process
 
 # --- Gateway: where the providers are ---------------------------------------------------------
 # A credential in the admin wins over the environment; see docs/configuration.md.

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 STOP_SECONDS_MAX = 25.0
@@ -25,11 +26,13 @@ POLL_SECONDS = 0.2
 
 @dataclass(slots=True)
 class Child:
-    """One process: its command line, extra environment, and how often it died."""
+    """One process: its command line, its environment, and how often it died."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    inherits_environment: bool = True  # else `environment` is all it gets
+    folder: Path | None = None  # where it starts, if not here
     process: "subprocess.Popen[bytes] | None" = None
     deaths: int = 0
     restart_at: float = 0.0
@@ -40,7 +43,8 @@ class Child:
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(  # noqa: S603 - our own command lines
             self.command,
-            env={**os.environ, **self.environment},
+            cwd=self.folder,
+            env={**(os.environ if self.inherits_environment else {}), **self.environment},
             stdin=subprocess.PIPE,
             start_new_session=True,
         )

@@ -175,3 +175,22 @@ class LogStream(models.Model):
 
     def __str__(self) -> str:
         return f"{self.line_count} lines of {self.deployment}"
+
+
+class LogDelivery(models.Model):
+    """A batch of log lines that was stored, by the id it had in the queue of output.
+
+    Written in the transaction that stores the lines, so that a batch which is handed out again,
+    because its acknowledgement got lost, is not stored twice.
+    """
+
+    batch_id = models.UUIDField(primary_key=True)
+    stored_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(fields=["stored_at"], name="deployments_delivery_by_time")
+        ]
+
+    def __str__(self) -> str:
+        return str(self.batch_id)

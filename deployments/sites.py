@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, close_old_connections
 
-from deployments import confinement, releases, routing, serving, staticindex, storage
+from deployments import confinement, cookies, releases, routing, serving, staticindex, storage
 from deployments.models import Deployment, Release
 from deployments.runtime import drivers, events
 from deployments.runtime.driver import (
@@ -220,7 +220,12 @@ color:#222;background:#fff}}h1{{font-size:1.4rem}}p{{color:#555}}
 @media(prefers-color-scheme:dark){{body{{color:#eee;background:#111}}p{{color:#aaa}}}}</style>
 <h1>{title}</h1><p>{text}</p>
 """
-FAILURE_STATUS = {Failure.TIMEOUT: 504, Failure.THROTTLED: 503, Failure.PLATFORM: 500}
+FAILURE_STATUS = {
+    Failure.TIMEOUT: 504,
+    Failure.THROTTLED: 503,
+    Failure.UNAVAILABLE: 503,
+    Failure.PLATFORM: 500,
+}
 FAILURE_TEXT = {
     Failure.INIT: "The site's function could not start.",
     Failure.TIMEOUT: "The site's function took too long.",
@@ -228,6 +233,7 @@ FAILURE_TEXT = {
     Failure.HANDLER: "The site's function failed.",
     Failure.RESPONSE: "The site's function gave an answer that cannot be sent.",
     Failure.THROTTLED: "The site is handling too many requests. Try again in a moment.",
+    Failure.UNAVAILABLE: "Functions are not available right now. Try again in a moment.",
     Failure.PLATFORM: "The site's function could not be run.",
 }
 
@@ -290,7 +296,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send, site: Site) -> Non
 
     try:
         match = site.router.match(path, is_file)
-        match = replace(match, headers=tuple(events.own_cookies(match.headers)))
+        match = replace(match, headers=tuple(cookies.for_own_host(match.headers)))
     except routing.UnableToRoute as error:
         logger.warning("Release %s: %s", site.release_id, error)
         await _page(send, 414, "This address cannot be matched", str(error))
@@ -374,7 +380,7 @@ async def _answer_by_function(
 
 
 def _function_request(scope: Scope, body: bytes) -> events.Request:
-    headers = _request_headers(scope)
+    headers = cookies.of_the_site(_request_headers(scope))
     client = scope.get("client")
     return events.Request(
         method=scope["method"],
@@ -422,7 +428,7 @@ class _FunctionAnswer:
         self._has_body = not self._is_head and head.status not in (204, 304)
         names = {name for name, _ in head.headers}
         headers = [pair for pair in self._match.headers if pair[0] not in names]
-        headers += head.headers
+        headers += cookies.for_own_host(head.headers)
         if head.length is not None and head.status not in (204, 304):
             headers.append(("content-length", str(head.length)))
         if "x-request-id" not in names:
@@ -460,6 +466,11 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+async def start() -> None:
+    """Get ready to run functions; for the server's lifespan."""
+    drivers.start()
+
+
 async def shutdown() -> None:
-    """Stop every running function; for the server's lifespan."""
+    """Let go of functions and store what they printed last; for the server's lifespan."""
     await drivers.shutdown()

@@ -8,6 +8,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from deployments import deploying, logs, retention
+from deployments.runtime import log_writer
 
 
 @shared_task(name="deployments.redeploy")
@@ -37,6 +38,12 @@ def finish_pending(**kwargs: object) -> None:
 def purge_logs(**kwargs: object) -> None:
     """Delete log lines past their retention."""
     logs.purge(at=timezone.now())
+
+
+@shared_task(name="deployments.purge_log_deliveries")
+def purge_log_deliveries(**kwargs: object) -> None:
+    """Forget which batches of log lines were stored long ago."""
+    log_writer.purge_deliveries(at=timezone.now())
 
 
 @shared_task(name="deployments.purge_uploads")

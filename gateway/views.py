@@ -20,6 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from billing import usage
 from deployments import directory, environment
 from deployments.models import Deployment
+from deployments.runtime import host_status
 from gateway import alerts, allowances, catalog, consumption, provisioning
 from gateway.allowances import ScopeNotFound, Subject
 from gateway.forms import LimitForm
@@ -68,7 +69,7 @@ def overview(request: ConsoleRequest) -> HttpResponse:
         "last_day": now.date(),
         "models": usage.per_model(organization, first, tomorrow)[:MODELS_SHOWN],
         "calls": usage.calls(organization, limit=RECENT_CALLS),
-        "is_unisolated": settings.FUNCTION_DRIVER == "local-plain",
+        "functions_notice": host_status.notice(),
         "exposed_keys": _working_keys(now).filter(
             deployment__workspace__organization=organization,
             deployment__deleted_at=None,

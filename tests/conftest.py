@@ -1,7 +1,9 @@
 """The cast every test may ask for, the refusal of outside network, and flushing past triggers."""
 
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,11 +54,19 @@ def _data_in_a_folder_of_its_own(settings: Any, tmp_path: Any) -> None:
     settings.INCOMING_DIR = tmp_path / "bundles" / "incoming"
     settings.RELEASES_DIR = tmp_path / "releases"
     settings.RUNTIME_DIR = tmp_path / "run"
+    settings.FUNCTIONS_IN_PROCESS = True
     settings.JOURNAL_DIR = tmp_path / "journal"
     settings.JOURNAL_SEGMENT_BYTES = 1024 * 1024
     settings.JOURNAL_SLOTS = 128
     # Whoever saw the end of an answer finds its record in the database.
     settings.BILLING_BARRIER = "database"
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for sockets: the system limits theirs to 104 characters."""
+    with tempfile.TemporaryDirectory(prefix="aig-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Running functions: drivers behind one interface, and the pool of local instances.
+"""Running functions: drivers behind one interface, the pool of local instances and its host.
 
-Speaks the AWS Lambda Runtime API to whatever runs the code. Must know nothing of HTTP servers,
-routes or the database, except that lines of output are handed to `deployments.logs`.
+Speaks the AWS Lambda Runtime API to whatever runs the code. Must know nothing of HTTP servers and
+routes. What the function host (`host`) imports knows neither the database nor Django either; only
+`drivers`, `host_status` and `log_writer` belong to the web processes' side.
 """

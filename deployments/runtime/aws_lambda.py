@@ -38,7 +38,7 @@ from deployments.runtime.driver import (
     InvokeContext,
     UnableToPrepare,
 )
-from deployments.runtime.output import LogWriter
+from deployments.runtime.log_queue import LineSink
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,10 @@ class AwsLambda:
 
     name = "aws-lambda"
 
-    def __init__(self, configuration: Configuration, *, writer: LogWriter | None = None) -> None:
+    def __init__(self, configuration: Configuration, sink: LineSink) -> None:
+        """`sink` gets what functions print and what Lambda says about their runs."""
         self.configuration = configuration
-        self.writer = writer or LogWriter()
+        self._sink = sink
         self._functions = Functions(configuration)
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(configuration.connections)
@@ -114,9 +115,9 @@ class AwsLambda:
         outcome: Done | Failed,
     ) -> None:
         for line in answer.log.lines if answer else ():
-            self.writer.add(spec, context.request_id, line)
+            self._sink.add(spec, context.request_id, line)
         if isinstance(outcome, Failed):
-            self.writer.add(spec, context.request_id, outcome.message)
+            self._sink.add(spec, context.request_id, outcome.message)
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -241,7 +242,6 @@ class AwsLambda:
         if self._session is not None:
             await self._session.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
-        await self.writer.close()
 
 
 class _Refused(Exception):

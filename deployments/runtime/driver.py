@@ -76,6 +76,7 @@ class Failure(StrEnum):
     HANDLER = "handler"
     RESPONSE = "response"  # not a valid answer, or too large
     THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"  # nothing runs functions at this moment, or is allowed to
     PLATFORM = "platform"
 
 

@@ -1,28 +1,28 @@
-"""Which driver runs this process's functions: chosen by FUNCTION_DRIVER, made on first use.
+"""Which driver this process's functions run with: chosen by settings, made on first use.
 
-One driver per process and event loop, and work on functions that are kept elsewhere for threads
-without a loop. Must not know how a driver works.
+One driver per process and event loop, the writer of what its functions print, and work on functions
+for threads without a loop. Local drivers run in the function host, a process of its own; in this
+process only where FUNCTIONS_IN_PROCESS says so, for tests. Must not know how a driver works.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
 
-from deployments.runtime.driver import FunctionDriver, FunctionSpec, Launcher
-from deployments.runtime.local_bwrap import LocalBwrap
-from deployments.runtime.local_plain import LocalPlain
+from deployments.runtime import host_status, launchers
+from deployments.runtime.driver import FunctionDriver, FunctionSpec
+from deployments.runtime.host_client import HostDriver, HostLog
+from deployments.runtime.log_queue import LineSink, LogQueue
+from deployments.runtime.log_writer import LogWriter
 from deployments.runtime.pool import Pool
 
-LAUNCHERS: dict[str, type[Launcher]] = {
-    LocalPlain.name: LocalPlain,
-    LocalBwrap.name: LocalBwrap,
-}
-
-_drivers: WeakKeyDictionary[asyncio.AbstractEventLoop, FunctionDriver] = WeakKeyDictionary()
+logger = logging.getLogger(__name__)
 
 
 AWS_LAMBDA = "aws-lambda"
@@ -32,38 +32,67 @@ class UnableToRun(Exception):
     """FUNCTION_DRIVER names no driver of this version, or one that is not set up."""
 
 
+@dataclass(frozen=True)
+class _Runtime:
+    driver: FunctionDriver
+    writer: LogWriter
+    watching: asyncio.Task[None] | None = None  # the host's health, for pages
+
+
+_runtimes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Runtime] = WeakKeyDictionary()
+
+
 def current() -> FunctionDriver:
     """The driver of this process and event loop. Raises UnableToRun."""
     loop = asyncio.get_running_loop()
-    driver = _drivers.get(loop)
-    if driver is None:
-        driver = _drivers[loop] = _make()
-    return driver
+    runtime = _runtimes.get(loop)
+    if runtime is None:
+        runtime = _runtimes[loop] = _make()
+    return runtime.driver
 
 
-def _make() -> FunctionDriver:
+def start() -> None:
+    """Begin to store what functions print and to watch their host, before any is invoked.
+
+    Raises UnableToRun.
+    """
+    current()
+
+
+def _make() -> _Runtime:
+    queue = LogQueue()
+    driver = _make_driver(queue)
+    if isinstance(driver, HostDriver):
+        watching = asyncio.create_task(host_status.watch(driver.health))
+        return _Runtime(driver, LogWriter(HostLog(settings.FUNCTION_HOST_SOCKET)), watching)
+    return _Runtime(driver, LogWriter(queue))
+
+
+def _make_driver(sink: LineSink) -> FunctionDriver:
     if settings.FUNCTION_DRIVER == AWS_LAMBDA:
-        return _aws_lambda()
-    launcher = LAUNCHERS.get(settings.FUNCTION_DRIVER)
-    if launcher is None:
-        raise UnableToRun(
-            f"FUNCTION_DRIVER={settings.FUNCTION_DRIVER!r} is unknown; "
-            f"choose one of: {', '.join([*LAUNCHERS, AWS_LAMBDA])}."
-        )
-    return Pool(launcher(), settings.RUNTIME_DIR)
+        return _aws_lambda(sink)
+    if not settings.FUNCTIONS_IN_PROCESS:
+        return HostDriver(settings.FUNCTION_HOST_SOCKET)
+    try:
+        launcher = launchers.choose(settings.FUNCTION_DRIVER, allow_plain=True)
+    except launchers.UnableToChoose as error:
+        raise UnableToRun(str(error)) from None
+    if launcher.warning:
+        logger.warning(launcher.warning)
+    return Pool(launcher, settings.RUNTIME_DIR, sink)
 
 
-def _aws_lambda() -> FunctionDriver:
+def _aws_lambda(sink: LineSink) -> FunctionDriver:
     if not settings.AWS_LAMBDA["region"]:
         raise UnableToRun("FUNCTION_DRIVER=aws-lambda needs AWS_LAMBDA_REGION.")
     # Importing boto3 takes a fifth of a second: only processes that use it pay for it.
     from deployments.runtime.aws_functions import Configuration
     from deployments.runtime.aws_lambda import AwsLambda
 
-    return AwsLambda(Configuration(**settings.AWS_LAMBDA))
+    return AwsLambda(Configuration(**settings.AWS_LAMBDA), sink)
 
 
-# --- Functions kept elsewhere ------------------------------------------------------------------
+# --- For threads without an event loop ---------------------------------------------------------
 
 
 def keeps_functions() -> bool:
@@ -101,25 +130,29 @@ def delete(deploy_id: str, function_names: Collection[str]) -> None:
 
 
 def _run(work: Callable[[FunctionDriver], Coroutine[Any, Any, None]]) -> None:
-    """Have a driver of its own do the work; nothing is to do where functions are on this machine.
+    """Have a driver of its own do the work, for threads without an event loop: views, tasks.
 
-    For threads without an event loop: views, tasks, commands.
+    Functions in this process belong to another event loop and need nothing done.
     """
-    if not keeps_functions():
+    if settings.FUNCTIONS_IN_PROCESS and not keeps_functions():
         return
 
     async def run() -> None:
+        driver = _make_driver(LogQueue())
         try:
-            await work(current())
+            await work(driver)
         finally:
-            await shutdown()
+            await driver.close()
 
     asyncio.run(run())
 
 
 async def shutdown() -> None:
-    """Stop every function of this event loop and write the last lines of output."""
-    driver = _drivers.pop(asyncio.get_running_loop(), None)
-    if driver is not None:
+    """Stop what this event loop runs and write the last lines of output."""
+    runtime = _runtimes.pop(asyncio.get_running_loop(), None)
+    if runtime is not None:
+        if runtime.watching is not None:
+            runtime.watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await driver.close()
+            await runtime.driver.close()
+            await runtime.writer.close()

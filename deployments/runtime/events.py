@@ -1,22 +1,18 @@
 """HTTP request -> Lambda event, and Lambda result -> status, headers and body.
 
-Pure but for the names of the console's cookies, which are settings. The event carries both versions
-of API Gateway's event, because functions in the wild read either. Formats: "Working with AWS Lambda
-proxy integrations for HTTP APIs" (payload 2.0, and the rules by which a result without `statusCode`
-becomes a 200).
+Pure. The event carries both versions of API Gateway's event, because functions in the wild read
+either. Formats: "Working with AWS Lambda proxy integrations for HTTP APIs" (payload 2.0, and the
+rules by which a result without `statusCode` becomes a 200). Whose cookies pass is not decided here.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
-
-from django.conf import settings
-from django.contrib.messages.storage.cookie import CookieStorage
 
 from deployments.runtime.driver import MEBIBYTE, RESPONSE_BYTES_MAX, STREAMED_BYTES_MAX, Head
 
@@ -44,10 +40,6 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# What the console's cookies are called on http and on https: browsers keep those of yesterday.
-CONSOLE_COOKIES = frozenset(
-    {"sessionid", "csrftoken", "__Host-session", "__Host-csrf", CookieStorage.cookie_name}
-)
 FORWARDED = frozenset(
     {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"}
 )
@@ -72,25 +64,6 @@ class Request:
     protocol: str  # "HTTP/1.1"
 
 
-def _is_consoles(cookie: str) -> bool:
-    """Whether a cookie is one of the console's: of log-in, forms, notices or language.
-
-    A browser may send them to a site on a sibling domain. allauth keeps all in Django's session.
-    """
-    name = cookie.split("=")[0].strip()
-    return name in CONSOLE_COOKIES or name in {
-        settings.SESSION_COOKIE_NAME,
-        settings.CSRF_COOKIE_NAME,
-        settings.LANGUAGE_COOKIE_NAME,
-    }
-
-
-def _cookies(header: str) -> list[str]:
-    """The cookies of a Cookie header that are the site's own."""
-    cookies = (cookie.strip() for cookie in header.split(";"))
-    return [cookie for cookie in cookies if cookie and not _is_consoles(cookie)]
-
-
 def _headers(request: Request) -> tuple[dict[str, str], list[str]]:
     """End-to-end headers joined by name, and the cookies."""
     named = {
@@ -104,7 +77,7 @@ def _headers(request: Request) -> tuple[dict[str, str], list[str]]:
     cookies: list[str] = []
     for name, value in request.headers:
         if name == "cookie":
-            cookies += _cookies(value)
+            cookies += [each.strip() for each in value.split(";") if each.strip()]
         elif name not in dropped:
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     if cookies:
@@ -258,32 +231,9 @@ def _text(value: Any) -> str:
 
 
 def _end_to_end(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Headers a function may set: end to end, cookies only for its own host."""
-    return own_cookies(
-        [
-            (name, value)
-            for name, value in headers
-            if name not in HOP_BY_HOP and name != "content-length"
-        ]
-    )
-
-
-def own_cookies(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`headers` (names in lower case) with Set-Cookie only for the site's own host.
-
-    Without Domain a cookie stays on the host that set it (RFC 6265, 5.3); with it, a site would set
-    cookies for its neighbours and for a console on the domain above. The console's names are left
-    out: where the host is shared, they would log somebody in or out.
-    """
+    """Headers a function may set: those of the connection are the server's."""
     return [
-        (name, _own_cookie(value) if name == "set-cookie" else value)
+        (name, value)
         for name, value in headers
-        if not (name == "set-cookie" and _is_consoles(value.split(";")[0]))
+        if name not in HOP_BY_HOP and name != "content-length"
     ]
-
-
-def _own_cookie(cookie: str) -> str:
-    """The Set-Cookie without Domain."""
-    first, *attributes = cookie.split(";")
-    kept = [each for each in attributes if each.split("=")[0].strip().lower() != "domain"]
-    return ";".join([first, *kept])

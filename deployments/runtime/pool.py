@@ -8,11 +8,10 @@ that is the launcher's.
 import asyncio
 import contextlib
 import itertools
-import logging
 import os
 import shutil
 import tempfile
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,12 @@ from deployments.runtime.driver import (
 )
 from deployments.runtime.instance import Instance, UnableToStart
 from deployments.runtime.invocation import Invocation
-from deployments.runtime.output import LogWriter, Output, RateCap
-
-logger = logging.getLogger(__name__)
+from deployments.runtime.log_queue import LineSink
+from deployments.runtime.output import Output, RateCap
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL.
 SOCKET_PATH_BYTES_MAX = 100
+DELETED_KEPT_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,17 @@ class Pool:
         self,
         launcher: Launcher,
         folder: Path,
+        sink: LineSink,
         *,
         limits: Limits | None = None,
-        writer: LogWriter | None = None,
     ) -> None:
-        """`folder` is for sockets and temporary files; a short one is made when it is too long."""
+        """`folder` is for sockets and temporary files; a short one is made when it is too long.
+
+        `sink` gets what functions print and what the platform says about their runs.
+        """
         self.name = launcher.name
         self.limits = limits or Limits()
-        self.writer = writer or LogWriter()
+        self._sink = sink
         self._launcher = launcher
         self._wished_folder = folder
         self._folder: Path | None = None
@@ -71,6 +73,7 @@ class Pool:
         self._slots: dict[int, asyncio.Semaphore] = {}
         self._caps: dict[int, RateCap] = defaultdict(RateCap)
         self._releases: dict[int, str] = {}  # deployment -> the release it was last asked for
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- Invoking ----------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class Pool:
                     if _was_never_taken(invocation, item):
                         break  # a warm instance died before it took the work: safe to repeat
                     if isinstance(item, Failed):
-                        self.writer.add(spec, context.request_id, item.message)
+                        self._sink.add(spec, context.request_id, item.message)
                     yield item
                     if invocation.outcome is item:
                         return
@@ -172,7 +175,7 @@ class Pool:
     def _failed(
         self, spec: FunctionSpec, context: InvokeContext, kind: Failure, message: str
     ) -> Failed:
-        self.writer.add(spec, context.request_id, message)
+        self._sink.add(spec, context.request_id, message)
         return Failed(kind, message)
 
     # --- Instances ---------------------------------------------------------------------------
@@ -192,7 +195,7 @@ class Pool:
     async def _start(self, spec: FunctionSpec) -> Instance:
         instance = Instance(spec, await self._own_folder() / f"{next(self._numbers):x}")
         self._instances.add(instance)
-        output = Output(spec, self.writer, self._caps[spec.deployment_id], instance.request_id)
+        output = Output(spec, self._sink, self._caps[spec.deployment_id], instance.request_id)
         try:
             await instance.start(self._launcher, output, timeout_seconds=self.limits.init_seconds)
         except BaseException:
@@ -211,12 +214,15 @@ class Pool:
         raise _Full(f"All {self.limits.instances} function instances of this server are busy.")
 
     def _give_back(self, instance: Instance) -> None:
-        """Keep the instance warm, unless its release was superseded or it died."""
-        is_current = self._releases.get(instance.spec.deployment_id) == instance.spec.release_id
-        if not instance.is_alive or not is_current:
+        """Keep the instance warm, unless its release was superseded, or it died or is to."""
+        if instance not in self._instances:
+            return  # discarded at the deadline; its end has only been scheduled yet
+        spec = instance.spec
+        is_current = self._releases.get(spec.deployment_id) == spec.release_id
+        if not instance.is_alive or not is_current or spec.deploy_id in self._deleted:
             self._discard(instance)
             return
-        self._idle[instance.spec.key].append(instance)
+        self._idle[spec.key].append(instance)
         instance.idle_timer = asyncio.get_running_loop().call_later(
             self.limits.idle_seconds, self._discard, instance
         )
@@ -242,16 +248,30 @@ class Pool:
             if other.deployment_id == spec.deployment_id and other.release_id != spec.release_id:
                 self._discard(instance)
 
+    @property
+    def instance_count(self) -> int:
+        """How many processes there are, idle ones included."""
+        return len(self._instances)
+
     async def prepare(self, spec: FunctionSpec) -> None:
         """See FunctionDriver. Nothing to do: an instance starts from the release's folder."""
 
     async def retire(self, spec: FunctionSpec) -> None:
         """See FunctionDriver."""
+        if self._releases.get(spec.deployment_id) == spec.release_id:
+            del self._releases[spec.deployment_id]  # what runs now is not kept either
         for instance in list(self._idle.get(spec.key, ())):
             self._discard(instance)
 
     async def delete(self, deploy_id: str, function_names: Collection[str]) -> None:
-        """See FunctionDriver. Every function of the deployment goes, whatever its name."""
+        """See FunctionDriver. Every function of the deployment goes, whatever its name.
+
+        So does what a request starts that was under way, or that met a web process which has not
+        heard of it yet.
+        """
+        self._deleted[deploy_id] = None
+        while len(self._deleted) > DELETED_KEPT_MAX:
+            self._deleted.popitem(last=False)
         for instance in list(itertools.chain.from_iterable(self._idle.values())):
             if instance.spec.deploy_id == deploy_id:
                 self._discard(instance)
@@ -261,8 +281,6 @@ class Pool:
     async def _own_folder(self) -> Path:
         """This process's folder for sockets, made once; leftovers of dead processes are removed."""
         if self._folder is None:
-            if self._launcher.warning:
-                logger.warning(self._launcher.warning)
             self._folder = await asyncio.to_thread(_make_folder, self._wished_folder)
         return self._folder
 
@@ -272,12 +290,11 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """See FunctionDriver. Writes the last lines of output."""
+        """See FunctionDriver. The last lines of output are in the sink then."""
         for instance in list(self._instances):
             self._discard(instance)
         while self._tasks:
             await asyncio.wait(set(self._tasks))
-        await self.writer.close()
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

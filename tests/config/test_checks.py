@@ -77,6 +77,35 @@ def check(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.parametrize(
+    ("driver", "embedded", "programs", "expected"),
+    [
+        ("auto", False, "", ["config.E004"]),
+        ("local-bwrap", False, "", ["config.E004"]),
+        ("local-bwrap", True, "", ["config.E004"]),
+        ("auto", True, "", []),
+        ("local-plain", False, "", []),
+        ("auto", False, "bwrap", []),
+    ],
+)
+def test_without_bubblewrap_production_is_told_to_install_it(
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    driver: str,
+    embedded: bool,
+    programs: str,
+    expected: list[str],
+) -> None:
+    settings.FUNCTION_DRIVER, settings.EMBEDDED = driver, embedded
+    for name in programs.split():
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = checks.functions_can_be_isolated()
+    assert ids(found) == expected
+    assert all("apt install bubblewrap" in str(each.hint) for each in found)
+
+
 def test_payments_that_nobody_can_confirm_are_warned_of(settings: Any) -> None:
     settings.STRIPE_API_KEY, settings.STRIPE_WEBHOOK_SECRET = "sk_test_1", " "
     assert ids(checks.payments_can_be_confirmed()) == ["config.W003"]

@@ -190,6 +190,20 @@ def test_children_get_their_environment_and_a_session_of_their_own(
     assert supervisor.wait_until(holds(notes, "given True"), seconds_max=10)
 
 
+def test_a_child_may_get_nothing_but_what_it_is_given(
+    supervisor: Supervisor, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "of the platform")
+    code = (
+        "import os, sys; given = open('/proc/self/environ').read();"
+        "open(sys.argv[1], 'a').write(f'[{given}] {os.getcwd()}\\n'); sys.stdin.read()"
+    )
+    child = patient(notes, "child", code)
+    child.inherits_environment, child.folder = False, tmp_path
+    supervisor.add(child)
+    assert supervisor.wait_until(holds(notes, f"[] {tmp_path}"), seconds_max=10)
+
+
 # A supervisor as a process of its own, with a child that only reads its standard input and one
 # that uses what our processes use.
 SUPERVISOR = """

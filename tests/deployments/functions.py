@@ -1,11 +1,11 @@
 """Functions for tests: written to disk, invoked through any driver, and what came of it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deployments.logs import LogLine
 from deployments.runtime.driver import (
     Chunk,
     Done,
@@ -15,6 +15,7 @@ from deployments.runtime.driver import (
     FunctionSpec,
     InvokeContext,
 )
+from deployments.runtime.log_queue import Line
 
 
 def write_function(
@@ -46,10 +47,13 @@ class Lines:
     """Collects the log instead of the database."""
 
     def __init__(self) -> None:
-        self.rows: list[LogLine] = []
+        self.rows: list[Line] = []
 
-    def __call__(self, rows: Iterable[LogLine]) -> None:
-        self.rows += rows
+    def add(self, spec: FunctionSpec, request_id: str, message: str) -> None:
+        """See LineSink."""
+        self.rows.append(
+            Line(spec.deployment_id, spec.function_name, request_id, message, datetime.now(UTC))
+        )
 
     @property
     def text(self) -> str:

@@ -19,7 +19,6 @@ from deployments.runtime import aws_functions
 from deployments.runtime.aws_functions import Configuration, Functions, function_name
 from deployments.runtime.aws_lambda import AwsLambda
 from deployments.runtime.driver import Failure, FunctionSpec, InvokeContext, UnableToPrepare
-from deployments.runtime.output import LogWriter
 from tests.deployments.fake_lambda import (
     ACCESS_KEY,
     REGION,
@@ -213,7 +212,7 @@ async def make_driver(
 
         def make(**fields: Any) -> AwsLambda:
             values = {"region": REGION, "role": ROLE, "endpoint_url": service[1], **fields}
-            driver = AwsLambda(Configuration(**values), writer=LogWriter(lines))
+            driver = AwsLambda(Configuration(**values), lines)
             stack.push_async_callback(driver.close)
             return driver
 
@@ -329,7 +328,6 @@ async def test_a_release_that_cannot_be_put_there_says_why(
     failed = failure_of(await invoke(driver, spec))
     assert failed.kind == Failure.PLATFORM
     assert "AWS_LAMBDA_ROLE is not set" in failed.message
-    await driver.writer.flush()
     assert lines.text == failed.message
 
 
@@ -385,6 +383,5 @@ async def test_long_output_is_cut_and_says_so(
     )
     await driver.prepare(spec)
     assert body_of(await invoke(driver, spec)) == "1"
-    await driver.writer.flush()
     assert "AWS Lambda hands over the last 4 KB" in lines.rows[0].message
     assert lines.rows[-1].message.startswith("199 x")

@@ -394,9 +394,6 @@ class Log:
     def add(self, spec: FunctionSpec, request_id: str, message: str) -> None:
         self.rows.append((spec.deployment_id, request_id, message))
 
-    async def flush(self) -> None:
-        pass
-
     async def close(self) -> None:
         pass
 
@@ -452,7 +449,7 @@ class Stage:
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     launcher, log = WatchedBwrap(), Log()
     await asyncio.to_thread(tmp_path.chmod, 0o700)
-    pool = Pool(launcher, tmp_path / "run", writer=log, limits=Limits(init_seconds=30))
+    pool = Pool(launcher, tmp_path / "run", log, limits=Limits(init_seconds=30))
     stage = Stage(pool, launcher, log, tmp_path)
     yield stage
     await pool.close()

@@ -13,7 +13,6 @@ import pytest
 
 from deployments.runtime.driver import Failure, FunctionSpec, Place
 from deployments.runtime.local_plain import LocalPlain, environment_of
-from deployments.runtime.output import LogWriter
 from deployments.runtime.pool import Limits, Pool
 from tests.deployments import functions
 from tests.deployments.functions import Lines, body_of, failure_of, invoke
@@ -38,9 +37,7 @@ async def make_pool(tmp_path: Path, lines: Lines) -> AsyncIterator[Callable[...,
     pools = []
 
     def make(**limits: Any) -> Pool:
-        pools.append(
-            Pool(LocalPlain(), tmp_path / "run", limits=Limits(**limits), writer=LogWriter(lines))
-        )
+        pools.append(Pool(LocalPlain(), tmp_path / "run", lines, limits=Limits(**limits)))
         return pools[-1]
 
     yield make
@@ -111,7 +108,6 @@ async def test_a_function_that_cannot_load_gets_a_hint(
     failed = failure_of(await invoke(pool, write_function(code, entry=entry)))
     assert failed.kind == Failure.INIT
     assert hint in failed.message
-    await pool.writer.flush()
     assert hint in lines.text
 
 
@@ -135,7 +131,6 @@ async def test_a_handler_over_its_time_is_killed(
     failed = failure_of(await invoke(pool, spec, {"file": str(file)}, timeout=0.5))
     assert failed.kind == Failure.TIMEOUT
     await until_gone(int(file.read_text()))
-    await pool.writer.flush()
     assert "Task timed out after 0.50 seconds" in lines.text
 
 
@@ -233,7 +228,7 @@ async def test_leftovers_of_a_dead_server_are_removed(write_function: Write, lin
     with tempfile.TemporaryDirectory() as folder:  # its path is short enough for sockets
         leftover = Path(folder) / f"{2**22 + 1}-x" / "1"
         leftover.mkdir(parents=True)
-        pool = Pool(LocalPlain(), Path(folder), writer=LogWriter(lines))
+        pool = Pool(LocalPlain(), Path(folder), lines)
         assert body_of(await invoke(pool, write_function("export const handler = async () => 1")))
         assert not leftover.exists()
         await pool.close()
@@ -242,7 +237,7 @@ async def test_leftovers_of_a_dead_server_are_removed(write_function: Write, lin
 async def test_a_long_runtime_folder_is_no_obstacle(
     tmp_path: Path, write_function: Write, lines: Lines
 ) -> None:
-    pool = Pool(LocalPlain(), tmp_path / ("long" * 30), writer=LogWriter(lines))
+    pool = Pool(LocalPlain(), tmp_path / ("long" * 30), lines)
     spec = write_function("export const handler = async () => 'ok'")
     assert body_of(await invoke(pool, spec)) == "ok"
     await pool.close()
@@ -262,14 +257,3 @@ async def test_endless_output_is_cut_and_says_so(
     await pool.close()
     assert sum(len(row.message) for row in lines.rows) <= 2 * 1024 * 1024 + 1000
     assert "Output over 1 MB in a minute: the rest of this minute is dropped." in lines.text
-
-
-async def test_the_operator_is_warned_that_nothing_is_isolated(
-    pool: Pool, write_function: Write, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = write_function("export const handler = async () => 1")
-    await invoke(pool, spec)
-    await invoke(pool, replace(spec, function_name="other"))
-    assert [r.message for r in caplog.records if "WITHOUT ISOLATION" in r.message] == [
-        LocalPlain.warning
-    ]

@@ -1,5 +1,6 @@
 """Overview and keys in the console."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from django.utils import timezone
 from billing.pricing import Usage
 from deployments import environment
 from deployments.models import Deployment
+from deployments.runtime import host_status
+from deployments.runtime.wire import Health
 from gateway import keys, provisioning
 from orgs.models import Organization, Workspace
 from tests import factories
@@ -71,14 +74,37 @@ def test_the_overview_warns_of_a_key_that_a_browser_used(
     assert f"The key {key.prefix}… was used from a browser." in text
 
 
+@pytest.fixture
+def know() -> Iterator[Any]:
+    """A function (health, or None for no answer) that the function host's watch would call."""
+    host_status.forget()
+    yield host_status.note
+    host_status.forget()
+
+
 def test_the_overview_warns_while_functions_are_not_isolated(
-    organization: Organization, owner_client: Client, settings: Any
+    organization: Organization, owner_client: Client, know: Any
 ) -> None:
-    settings.FUNCTION_DRIVER = "local-plain"
     url = f"/console/{organization.slug}/"
-    assert "Functions run without isolation." in owner_client.get(url).content.decode()
-    settings.FUNCTION_DRIVER = "local-bwrap"
-    assert "Functions run without isolation." not in owner_client.get(url).content.decode()
+    assert "Functions" not in owner_client.get(url).content.decode()
+    know(Health("local-plain", warning="They can read this server."))
+    text = owner_client.get(url).content.decode()
+    assert "Functions run without isolation." in text
+    assert "They can read this server." in text
+    know(Health("local-bwrap"))
+    assert "Functions" not in owner_client.get(url).content.decode()
+
+
+def test_the_overview_says_when_functions_do_not_run_and_why(
+    organization: Organization, owner_client: Client, know: Any
+) -> None:
+    url = f"/console/{organization.slug}/"
+    know(Health("auto", refusal="bubblewrap is not installed"))
+    assert "bubblewrap is not installed" in owner_client.get(url).content.decode()
+    know(None)
+    assert "do not run" not in owner_client.get(url).content.decode()  # being started again
+    know(None)
+    assert "Functions do not run at the moment." in owner_client.get(url).content.decode()
 
 
 def test_the_overview_says_who_is_stood_in_for(

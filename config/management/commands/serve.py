@@ -1,9 +1,11 @@
 """`manage.py serve`: the whole platform on one machine, in the foreground (`make run`).
 
-Owns the order of a start: lock the data folder, migrate, seed, start the local model and the web
-process, say where everything is. How processes are run is config/supervisor.py's business.
+Owns the order of a start: lock the data folder, migrate, seed, start the local model, the
+function host and the web process, say where everything is. How processes are run is
+config/supervisor.py's business.
 """
 
+import asyncio
 import fcntl
 import os
 import socket
@@ -21,6 +23,7 @@ from django.utils import timezone
 
 from config import demo
 from config.supervisor import Child, Supervisor
+from deployments.runtime.host_client import HostDriver, UnableToReachHost
 
 READY_SECONDS_MAX = 60.0
 
@@ -74,6 +77,7 @@ class Command(BaseCommand):
         self._say("Preparing the database.")
         call_command("migrate", verbosity=0, interactive=False)
         seeded = demo.seed(at=timezone.now(), say=self._say)
+        supervisor.add(_function_host())
         self._say("Starting the web process.")
         supervisor.add(_web(web_environment))
         if settings.REDIS_URL:
@@ -156,10 +160,7 @@ class Command(BaseCommand):
                 "Note: providers without a key are stood in for by the local model, at its price. "
                 "STANDINS=off turns that off."
             )
-        if settings.FUNCTION_DRIVER == "local-plain":
-            self._say(
-                "Note: functions run without isolation here. Deploy only code that you trust."
-            )
+        self._say(_about_functions())
         self.stdout.flush()
 
 
@@ -189,6 +190,27 @@ def _standins(port: int, local_url: str) -> Child:
 def _web(environment: dict[str, str]) -> Child:
     command = [sys.executable, "-m", "config.web", "--supervised", "--port", str(settings.PORT)]
     return Child("The web process", command, environment)
+
+
+def _function_host() -> Child:
+    """Functions, in a process that has nothing of ours: its environment is empty."""
+    command = [sys.executable, "-m", "deployments.runtime.host", "--supervised"]
+    command += ["--socket", str(settings.FUNCTION_HOST_SOCKET)]
+    command += ["--folder", str(settings.RUNTIME_DIR), "--driver", settings.FUNCTION_DRIVER]
+    if settings.EMBEDDED:
+        command.append("--allow-plain")
+    return Child("The function host", command, inherits_environment=False, folder=settings.BASE_DIR)
+
+
+def _about_functions() -> str:
+    """How functions run here, as their host tells."""
+    try:
+        health = asyncio.run(HostDriver(settings.FUNCTION_HOST_SOCKET).health())
+    except UnableToReachHost as error:
+        return f"Note: functions do not run. {error}"
+    if health.refusal:
+        return f"Note: functions are refused. {health.refusal}"
+    return f"Note: {health.warning}" if health.warning else f"Functions: {health.driver}."
 
 
 def _task_worker(environment: dict[str, str]) -> Child:

@@ -1,6 +1,7 @@
 """The drivers under test, each made ready to run functions on this machine."""
 
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ from deployments.runtime.aws_lambda import AwsLambda
 from deployments.runtime.driver import Event, FunctionDriver, FunctionSpec, Launcher
 from deployments.runtime.local_bwrap import LocalBwrap
 from deployments.runtime.local_plain import LocalPlain
-from deployments.runtime.output import LogWriter
 from deployments.runtime.pool import Limits, Pool
 from tests.deployments.fake_lambda import REGION, fake_lambda
+from tests.deployments.function_host import EndingHostDriver, FunctionHost
 from tests.deployments.functions import Lines, invoke, write_function
 
 
@@ -27,18 +28,22 @@ class Options:
     timeout_seconds: float = 30.0
 
 
+async def _nothing() -> None:
+    """Lines are there at once."""
+
+
 @dataclass
 class Subject:
     """A driver under test. `differs`: the documented differences (docs/functions.md) it has."""
 
     name: str
     driver: FunctionDriver
-    writer: LogWriter
     lines: Lines
     options: Options
     folder: Path
     differs: frozenset[str] = frozenset()
     code_folder: Callable[[FunctionSpec], Path] = field(default=lambda spec: spec.folder)
+    flush: Callable[[], Awaitable[None]] = field(default=_nothing)  # what is logged is in `lines`
 
     async def deploy(self, code: str, **fields: Any) -> FunctionSpec:
         """A function the driver has prepared; see `write_function`."""
@@ -78,15 +83,14 @@ def _pool(make_launcher: Callable[[], Launcher]) -> "Build":
     @asynccontextmanager
     async def build(folder: Path, options: Options) -> AsyncIterator[Subject]:
         lines = Lines()
-        writer = LogWriter(lines)
         launcher = make_launcher()
         limits = Limits(
             concurrency=options.concurrency,
             wait_seconds=options.wait_seconds,
             init_seconds=options.init_seconds,
         )
-        pool = Pool(launcher, folder / "run", limits=limits, writer=writer)
-        yield Subject(launcher.name, pool, writer, lines, options, folder / "code")
+        pool = Pool(launcher, folder / "run", lines, limits=limits)
+        yield Subject(launcher.name, pool, lines, options, folder / "code")
         await pool.close()
 
     return build
@@ -96,7 +100,6 @@ def _pool(make_launcher: Callable[[], Launcher]) -> "Build":
 async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
     """The driver against the fake service, which runs functions in plain Node processes."""
     lines = Lines()
-    writer = LogWriter(lines)
     async with fake_lambda(folder / "fake") as (service, address):
         configuration = Configuration(
             region=REGION,
@@ -107,7 +110,7 @@ async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
             wait_seconds=options.wait_seconds,
             init_seconds=options.init_seconds,
         )
-        driver = AwsLambda(configuration, writer=writer)
+        driver = AwsLambda(configuration, lines)
 
         def code_folder(spec: FunctionSpec) -> Path:
             name = function_name(configuration.prefix, spec.deploy_id, spec.function_name)
@@ -116,7 +119,6 @@ async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
         yield Subject(
             driver.name,
             driver,
-            writer,
             lines,
             options,
             folder / "code",
@@ -126,9 +128,25 @@ async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
         await driver.close()
 
 
+@asynccontextmanager
+async def _host(folder: Path, options: Options) -> AsyncIterator[Subject]:
+    """The function host, a process of its own, over the plain launcher."""
+    with tempfile.TemporaryDirectory(prefix="aig-test-") as short_folder:
+        host = FunctionHost(Path(short_folder))
+        await host.start(
+            f"--concurrency={options.concurrency}",
+            f"--wait-seconds={options.wait_seconds}",
+            f"--init-seconds={options.init_seconds}",
+        )
+        driver = EndingHostDriver(host)
+        yield Subject("host", driver, driver.lines, options, folder / "code", flush=driver.collect)
+        await driver.close()
+
+
 Build = Callable[[Path, Options], AbstractAsyncContextManager[Subject]]
 SUBJECTS: dict[str, Build] = {
     LocalPlain.name: _pool(LocalPlain),
     LocalBwrap.name: _pool(LocalBwrap),
+    "host": _host,
     AwsLambda.name: _aws_lambda,
 }

@@ -17,7 +17,7 @@ async def test_an_error_in_the_handler_fails_and_is_logged_with_its_stack(
     items = await subject.invoke(spec, request_id="r7")
     assert len(items) == 1
     assert failure_of(items).kind == Failure.HANDLER
-    await subject.writer.flush()
+    await subject.flush()
     rows = [row for row in subject.lines.rows if "no luck" in row.message]
     assert {row.request_id for row in rows} == {"r7"}
     assert any(
@@ -73,7 +73,7 @@ async def test_a_function_that_cannot_load_says_why(
     failed = failure_of(await subject.run(code, entry=entry))
     assert failed.kind == Failure.INIT
     assert hint in failed.message
-    await subject.writer.flush()
+    await subject.flush()
     assert hint in subject.lines.text
 
 
@@ -93,7 +93,7 @@ async def test_a_handler_over_its_time_is_stopped_and_the_next_one_answers(
     )
     failed = failure_of(await subject.invoke(spec, {"hang": True}))
     assert failed.kind == Failure.TIMEOUT
-    await subject.writer.flush()
+    await subject.flush()
     assert "Task timed out after 1.00 seconds" in subject.lines.text
     assert body_of(await subject.invoke(spec)) == "ok"
 

@@ -134,7 +134,7 @@ async def test_a_stream_that_fails_half_way_ends_as_failed(subject: Subject) -> 
     assert Chunk(b"half") in items
     assert failure_of(items).kind == Failure.HANDLER
     assert "broken pipe dream" in failure_of(items).message
-    await subject.writer.flush()
+    await subject.flush()
     assert "broken pipe dream" in subject.lines.text
 
 
