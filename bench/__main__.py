@@ -39,6 +39,7 @@ def main() -> None:
     """Run all."""
     results = [
         run("Admission of calls against their limits", "bench.limits", {}),
+        run("Functions on this machine", "bench.functions", {}),
         run("Metering and booking, SQLite", "bench.metering", {}),
         run("Proxied calls, SQLite", "bench.proxy", {}),
     ]

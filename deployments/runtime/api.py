@@ -37,6 +37,7 @@ class RuntimeApi:
         self.init_error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.current: Invocation | None = None
         self._waiting: asyncio.Queue[Invocation] = asyncio.Queue(maxsize=1)
+        self._taking: set[asyncio.Task[Invocation]] = set()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -58,6 +59,9 @@ class RuntimeApi:
 
     async def close(self) -> None:
         """Stop listening and drop the connections."""
+        # The server has forgotten the requests of a process that is gone; they would wait for ever.
+        for taking in self._taking:
+            taking.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -70,7 +74,7 @@ class RuntimeApi:
     async def _next(self, _: web.Request) -> web.Response:
         if self._waiting.empty():
             self.ready.set()
-        invocation = await self._waiting.get()
+        invocation = await self._take()
         invocation.delivered = True
         return web.Response(
             body=invocation.event,
@@ -80,6 +84,15 @@ class RuntimeApi:
                 "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
             },
         )
+
+    async def _take(self) -> Invocation:
+        """The next invocation, once there is one; cancelled by `close`."""
+        taking = asyncio.create_task(self._waiting.get())
+        self._taking.add(taking)
+        try:
+            return await taking
+        finally:
+            self._taking.discard(taking)
 
     def _invocation(self, request: web.Request) -> Invocation:
         """The running invocation the request is about; another id is an error of the runtime."""

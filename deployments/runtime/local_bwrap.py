@@ -187,7 +187,6 @@ class Command:
 
         The handles are open until `files` ends. Raises UnableToLaunch.
         """
-        tree = runtime_tree.tree(("setpriv",) if self.has_own_user else ("prlimit",))
         bwrap = shutil.which("bwrap")
         prlimit = shutil.which("prlimit")
         if bwrap is None or prlimit is None:
@@ -195,6 +194,7 @@ class Command:
                 "Install bubblewrap and util-linux (apt install bubblewrap util-linux): functions "
                 "run in sandboxes made by 'bwrap'."
             )
+        tree = runtime_tree.tree(("setpriv",) if self.has_own_user else ("prlimit",))
         try:
             filter_program = seccomp.program(platform.machine())
         except seccomp.UnableToFilter as error:

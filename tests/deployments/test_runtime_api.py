@@ -161,3 +161,14 @@ async def test_an_error_at_the_start_is_kept_for_who_waits(
     body: Any = b'{"errorType": "E", "errorMessage": "m"}'
     await runtime.post("init/error", data=body)
     assert await api.init_error == "E: m"
+
+
+async def test_closing_ends_the_wait_of_a_process_that_is_gone(api: RuntimeApi) -> None:
+    before = asyncio.all_tasks()
+    connector = aiohttp.UnixConnector(str(api.socket_path))
+    async with aiohttp.ClientSession(connector=connector) as process:
+        asking = asyncio.create_task(process.get(f"http://api{VERSION}/invocation/next"))
+        await api.ready.wait()
+        asking.cancel()
+    await api.close()
+    await until(lambda: not asyncio.all_tasks() - before)
