@@ -42,6 +42,8 @@ CONDITIONS = ("methods", "has", "missing", "host", "locale", "middlewarePath")
 REWRITE_STATUSES = frozenset({200, 404})
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 REDIRECT_STATUS = "301"
+PLACEHOLDER = re.compile(r":([A-Za-z_]\w*)", re.ASCII)
+CAPTURES_MAX = 9  # routing.py knows $1 to $9
 
 
 class UnableToReadLayout(Exception):
@@ -70,7 +72,8 @@ def read(folder: Path) -> Layout:
     """
     config = _read_config(folder)
     functions = _read_functions(folder / "functions")
-    routes = _read_routes(config, functions) + _read_redirects(folder / "static" / "_redirects")
+    forced, redirects = _read_redirects(folder / "static" / "_redirects")
+    routes = forced + _read_routes(config, functions) + redirects
     _check_patterns(routes)
     environment = _read_environment(folder / ENVIRONMENT_FILE)
     return Layout(
@@ -287,36 +290,80 @@ def _read_environment(path: Path) -> dict[str, str]:
         raise UnableToReadLayout(str(error)) from None
 
 
-def _read_redirects(path: Path) -> list[dict[str, Any]]:
-    """The lines `/from/*  /to  200` of static/_redirects as routes."""
+def _read_redirects(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """static/_redirects as routes: those that win over files (`200!`), and the others.
+
+    The format is Netlify's, without its conditions and its proxying to other hosts:
+    https://docs.netlify.com/manage/routing/redirects/redirect-options/
+    """
     if not path.is_file():
-        return []
-    routes = []
+        return [], []
+    forced: list[dict[str, Any]] = []
+    ordinary: list[dict[str, Any]] = []
     text = _read_text(path, "static/_redirects", REDIRECTS_BYTES_MAX)
     for number, raw in enumerate(text.split("\n"), start=1):
-        words = raw.split("#", 1)[0].split()
+        words = re.split(r"(?:^|\s)#", raw, maxsplit=1)[0].split()
         if words:
-            routes.append(_read_redirect(words, number))
-    if len(routes) > ROUTES_MAX:
+            rule = _read_redirect(words, f"static/_redirects line {number}")
+            (forced if words[2:] and words[2].endswith("!") else ordinary).append(rule)
+    if len(forced) + len(ordinary) > ROUTES_MAX:
         raise UnableToReadLayout(f"static/_redirects has more than {ROUTES_MAX:,} rules.")
-    return routes
+    return forced, ordinary
 
 
-def _read_redirect(words: list[str], number: int) -> dict[str, Any]:
+def _read_redirect(words: list[str], place: str) -> dict[str, Any]:
     """One rule: a rewrite (200, 404) to a static file, or a redirect, which is the default."""
-    place = f"static/_redirects line {number}"
+    if any("=" in word and not word.startswith(("/", "http")) for word in words):
+        raise UnableToReadLayout(
+            f"{place}: conditions (query parameters, Country, Language, Role) are not supported."
+        )
     if len(words) not in {2, 3} or not words[0].startswith("/"):
         raise UnableToReadLayout(f"{place}: expected '/from  /to  200'.")
     source, target = words[:2]
-    status = words[2] if len(words) == 3 else REDIRECT_STATUS
+    status = words[2].removesuffix("!") if len(words) == 3 else REDIRECT_STATUS
     _check_redirect(place, source, target, status)
-    stem = re.escape(source.removesuffix("*"))
-    rest = "(.*)" if ":splat" in target else ".*"
-    pattern = f"^{stem}{rest}$" if source.endswith("*") else f"^{stem}$"
-    target = target.replace(":splat", "$1")
+    steps = map(PLACEHOLDER.fullmatch, source.split("/"))
+    names = [found[1] for found in steps if found]
+    uses_splat = ":splat" in target
+    target = _fill(target, names + ["splat"] * source.endswith("*"), place)
+    pattern = _redirect_pattern(source, target, uses_splat=uses_splat)
     if int(status) in REWRITE_STATUSES:
         return {"src": pattern, "dest": f"/static{target}", "status": int(status)}
     return {"src": pattern, "headers": {"location": target}, "status": int(status)}
+
+
+def _fill(target: str, names: list[str], place: str) -> str:
+    """`target` with `:name` as the number of what the first path captures under that name."""
+    if len(names) > CAPTURES_MAX or len(set(names)) < len(names):
+        raise UnableToReadLayout(
+            f"{place}: the first path may have {CAPTURES_MAX} placeholders, each name once."
+        )
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            raise UnableToReadLayout(f"{place}: the first path has no ':{found[1]}'.")
+        return f"${names.index(found[1]) + 1}"
+
+    return PLACEHOLDER.sub(number, target)
+
+
+def _redirect_pattern(source: str, target: str, *, uses_splat: bool) -> str:
+    """The expression for a rule's first path. A slash at its end makes no difference.
+
+    `/news/*` matches `/news`, too.
+    """
+    stem = "/".join(
+        "([^/]+)" if PLACEHOLDER.fullmatch(step) else re.escape(step)
+        for step in source.removesuffix("*").split("/")
+    )
+    rest = "(.*)" if uses_splat else ".*"
+    if not source.endswith("*"):
+        # A rule that does nothing but add or remove the slash would lead to itself.
+        slash = "" if source.rstrip("/") in {"", target.rstrip("/")} else "/?"
+        return f"^{stem.rstrip('/') + slash if slash else stem}$"
+    if source.endswith("/*") and source != "/*":
+        return f"^{stem.removesuffix('/')}(?:/{rest})?$"
+    return f"^{stem}{rest}$"
 
 
 def _check_redirect(place: str, source: str, target: str, status: str) -> None:
@@ -325,15 +372,15 @@ def _check_redirect(place: str, source: str, target: str, status: str) -> None:
         known = ", ".join(str(known) for known in sorted(statuses))
         raise UnableToReadLayout(f"{place}: the status must be one of {known}; not {status!r}.")
     is_redirect = int(status) in REDIRECT_STATUSES
-    if not (target.startswith("/") or (is_redirect and re.match(r"https?://", target))):
+    if target.startswith("//") or not (
+        target.startswith("/") or (is_redirect and re.match(r"https?://", target))
+    ):
         raise UnableToReadLayout(f"{place}: the second path must start with '/'.")
     if "*" in source[:-1] or "$" in target or ".." in target.split("/"):
         raise UnableToReadLayout(
             f"{place}: '*' may only end the first path, and the second may hold neither '$' nor "
             "'..'."
         )
-    if ":splat" in target and not source.endswith("*"):
-        raise UnableToReadLayout(f"{place}: ':splat' needs a first path that ends with '*'.")
     # The target may become a header, which holds Latin-1 only.
     if not (source + target).isprintable() or not target.isascii():
         raise UnableToReadLayout(f"{place}: write characters beyond ASCII percent-encoded.")

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
@@ -304,7 +304,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send, site: Site) -> Non
     if match.kind is routing.Kind.FUNCTION:
         await _answer_by_function(scope, receive, send, site, match)
     elif match.kind is routing.Kind.REDIRECT:
-        await serving.respond(send, match.status, match.headers)
+        await serving.respond(send, match.status, _with_query(match.headers, scope))
     elif match.target:
         request = serving.FileRequest(scope["method"], dict(_request_headers(scope)))
         await serving.serve_file(
@@ -318,6 +318,24 @@ async def _answer(scope: Scope, receive: Receive, send: Send, site: Site) -> Non
     else:
         text = "This site has no page at this address."
         await _page(send, 404, "Page not found", text, *match.headers)
+
+
+def _with_query(headers: Iterable[tuple[str, str]], scope: Scope) -> list[tuple[str, str]]:
+    """A redirect's headers, with the request's query where the target has none of its own.
+
+    A target never becomes the address of another host by a capture that begins with a slash.
+    """
+    query = scope["query_string"].decode("latin-1")
+    passed = []
+    for name, value in headers:
+        if name == "location":
+            if value.startswith("//"):
+                value = "/" + value.lstrip("/")
+            if query and "?" not in value:
+                target, mark, fragment = value.partition("#")
+                value = f"{target}?{query}{mark}{fragment}"
+        passed.append((name, value))
+    return passed
 
 
 def _raw_path(scope: Scope) -> bytes:

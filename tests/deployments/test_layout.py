@@ -74,10 +74,10 @@ def test_the_redirects_file_is_compiled_into_routes_at_the_end(tmp_path: Path) -
     }
     assert layout.read(lay_out(tmp_path, files)).manifest["routes"] == [
         {"handle": "filesystem"},
-        {"src": "^/old/page$", "headers": {"location": "/new"}, "status": 302},
-        {"src": "^/blog/(.*)$", "headers": {"location": "/posts/$1"}, "status": 301},
-        {"src": "^/gone$", "dest": "/static/404.html", "status": 404},
-        {"src": "^/out$", "headers": {"location": "https://example.com/x"}, "status": 301},
+        {"src": "^/old/page/?$", "headers": {"location": "/new"}, "status": 302},
+        {"src": "^/blog(?:/(.*))?$", "headers": {"location": "/posts/$1"}, "status": 301},
+        {"src": "^/gone/?$", "dest": "/static/404.html", "status": 404},
+        {"src": "^/out/?$", "headers": {"location": "https://example.com/x"}, "status": 301},
         {"src": "^/.*$", "dest": "/static/index.html", "status": 200},
     ]
 
@@ -88,12 +88,18 @@ def test_the_redirects_file_is_compiled_into_routes_at_the_end(tmp_path: Path) -
         ("/a", "expected '/from  /to  200'"),
         ("/a /b 200 more", "expected"),
         ("/a /b 999", "the status must be one of"),
-        ("/a /b 200!", "the status must be one of"),
+        ("/a /b 200!!", "the status must be one of"),
+        ("/a //evil.example 301", "must start with '/'"),
+        ("/a id=:id /b/:id 301", "conditions"),
+        ("/a /b 302 Country=de", "conditions"),
+        ("/a/:x /b/:y", "no ':y'"),
+        ("/:x/:x /b", "each name once"),
+        ("/" + "/".join(f":p{number}" for number in range(10)) + " /b", "9 placeholders"),
         ("/a b 200", "must start with '/'"),
         ("/a https://example.com 200", "must start with '/'"),
         ("/a/*/b /c 200", "may only end"),
         ("/a /../b 200", "'..'"),
-        ("/a /:splat 200", "':splat' needs"),
+        ("/a /:splat 200", "no ':splat'"),
         ("/a /é 301", "percent-encoded"),
     ],
 )

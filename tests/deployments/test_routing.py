@@ -1,7 +1,10 @@
 """Paths arrive where the manifest's routes say."""
 
+from pathlib import Path
+
 import pytest
 
+from deployments import layout
 from deployments.routing import Kind, Match, Router, UnableToRoute
 
 FILES = {"index.html", "about/index.html", "logo.svg", "404.html"}
@@ -102,3 +105,50 @@ def test_a_path_of_absurd_length_is_refused() -> None:
 def test_an_invalid_pattern_is_named() -> None:
     with pytest.raises(UnableToRoute, match=r"'\^/\('"):
         Router([{"src": "^/(", "dest": "/functions/f"}])
+
+
+REDIRECTS = """
+/news/:year/:month/:slug   /blog/:slug/:month-:year
+/shop/*                    /closed.html           404
+/app/*                     /app/index.html        200
+/docs/*                    https://docs.example.com:8080/v2/:splat  302
+/logo.svg                  /new.svg               200!
+/about                     /about/                301
+/contact                   /form#top
+/u/:id/*                   /people/:id/:splat     307
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status", "target"),
+    [
+        ("/news/2004/02/my-story", Kind.REDIRECT, 301, "/blog/my-story/02-2004"),
+        ("/news/2004/02/my-story/", Kind.REDIRECT, 301, "/blog/my-story/02-2004"),
+        ("/news/2004/02", Kind.NOT_FOUND, 404, ""),
+        ("/news/2004/02/a/b", Kind.NOT_FOUND, 404, ""),
+        ("/shop/shoes", Kind.STATIC, 404, "closed.html"),
+        ("/app", Kind.STATIC, 200, "app/index.html"),
+        ("/app/", Kind.STATIC, 200, "app/index.html"),
+        ("/app/deep/er", Kind.STATIC, 200, "app/index.html"),
+        ("/apple", Kind.NOT_FOUND, 404, ""),
+        ("/docs", Kind.REDIRECT, 302, "https://docs.example.com:8080/v2/"),
+        ("/docs/a/b c", Kind.REDIRECT, 302, "https://docs.example.com:8080/v2/a/b%20c"),
+        ("/logo.svg", Kind.STATIC, 200, "new.svg"),
+        ("/about", Kind.REDIRECT, 301, "/about/"),
+        ("/about/", Kind.STATIC, 200, "about/index.html"),
+        ("/contact/", Kind.REDIRECT, 301, "/form#top"),
+        ("/u/7/x/y", Kind.REDIRECT, 307, "/people/7/x/y"),
+    ],
+)
+def test_rules_of_a_redirects_file_lead_where_netlifys_documentation_says(
+    tmp_path: Path, path: str, kind: Kind, status: int, target: str
+) -> None:
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "_redirects").write_text(REDIRECTS)
+    (tmp_path / "config.json").write_text('{"version": 1, "routes": [{"handle": "filesystem"}]}')
+    routes = layout.read(tmp_path).manifest["routes"]
+    files = {"closed.html", "app/index.html", "logo.svg", "new.svg"}
+    # /about/index.html exists for its own page alone, or its folder would win over the rule.
+    match = route(routes, path, files | ({"about/index.html"} if path == "/about/" else set()))
+    assert (match.kind, match.status) == (kind, status)
+    assert target == (match.target or dict(match.headers).get("location", ""))

@@ -475,6 +475,29 @@ async def test_a_capture_cannot_make_an_attribute_of_a_cookie(
     assert (await visit(deployment, "/Domain")).headers["set-cookie"] == "a=1"
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "location"),
+    [
+        ("/old/a", "q=1&r=%20", "/new/a?q=1&r=%20"),
+        ("/old/a", "", "/new/a"),
+        ("/own", "q=1", "/new?x=2"),
+        ("/part", "q=1", "/new?q=1#part"),
+        ("/go//evil.example", "", "/evil.example"),
+    ],
+)
+async def test_a_redirect_passes_the_query_on_and_stays_on_its_host(
+    deployment: Deployment, publish: Any, path: str, query: str, location: str
+) -> None:
+    routes = [
+        {"src": "^/old/(.*)$", "status": 301, "headers": {"location": "/new/$1"}},
+        {"src": "^/own$", "status": 301, "headers": {"location": "/new?x=2"}},
+        {"src": "^/part$", "status": 301, "headers": {"location": "/new#part"}},
+        {"src": "^/go/(.*)$", "status": 301, "headers": {"location": "/$1"}},
+    ]
+    await in_thread(publish)(deployment, routes=routes)
+    assert (await visit(deployment, path, query=query)).headers["location"] == location
+
+
 async def test_websockets_are_refused(deployment: Deployment) -> None:
     request = Visit(deployment.deploy_id)
     request.scope["type"] = "websocket"
