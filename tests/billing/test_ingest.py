@@ -1,8 +1,10 @@
 """Ingest books every settlement once, whatever is repeated, damaged or made up."""
 
 import os
+import shutil
 import threading
 import time
+import zlib
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,6 +14,7 @@ from django.utils import timezone
 
 from billing import checks, ingest, leases, ledger
 from billing.calls import cost_nanos
+from billing.journal import directory as place
 from billing.journal import frames, records
 from billing.journal.writer import JournalWriter
 from billing.models import DeadLetter, Journal, Lease, Transfer, UsageRecord
@@ -125,6 +128,24 @@ def test_a_frame_written_twice_is_one_call(organization, settled, ingester, writ
     assert posted(organization) == 1_000_000 - COST
 
 
+def test_a_segment_and_a_whole_journal_that_were_copied_are_booked_once(
+    organization, settled, ingester, writer
+):
+    for _ in range(3):
+        settled()
+    first = place.segment_path(writer.directory, 0)
+    copied = writer.directory.with_name("here-copy")
+    shutil.copytree(writer.directory, copied, ignore=lambda *_: ["wake"])
+    writer.close()
+    shutil.copy(first, place.segment_path(writer.directory, first.stat().st_size))
+    # The rest of the first segment is empty: what is there is read, and the copy after it.
+    assert ingester.ingest(NOW) == 9
+    assert UsageRecord.objects.count() == 3
+    assert posted(organization) == 1_000_000 - 3 * COST
+    assert not copied.exists()
+    assert checks.verify().differences == []
+
+
 def test_a_batch_is_covered_by_its_journals_lease_first(organization, settled, ingester, writer):
     leases.register(writer.name, host="here", at=NOW)
     leases.grant(writer.name, organization.pk, needed_nanos=60_000)
@@ -210,9 +231,9 @@ def test_every_changed_byte_is_kept_aside_or_harmless(organization, settled, ing
     length = writer.page.written
     frame = os.pread(writer._log, length, 0)
     # The length of a frame is its first four bytes; the other tests of frames change those.
-    for place in range(4, length):
+    for at in range(4, length):
         changed = bytearray(frame)
-        changed[place] ^= 0xFF
+        changed[at] ^= 0xFF
         os.pwrite(writer._log, bytes(changed), writer.page.written)
         writer._position += length
         writer.page.written = writer._position
@@ -231,6 +252,26 @@ def test_nonsense_with_a_right_checksum_is_kept_aside(organization, settled, ing
     ingester.ingest(NOW)
     assert DeadLetter.objects.count() == 4
     assert posted(organization) == 1_000_000 - COST
+
+
+def test_a_record_of_ten_megabytes_is_kept_aside_and_what_follows_its_segment_flows(
+    organization, price, settled, ingester, tmp_path
+):
+    segment = 16 * 1024 * 1024
+    writer = JournalWriter(tmp_path, "here-wide", segment_bytes=segment, slot_count=8)
+    settled(writer=writer)
+    record = os.urandom(10_000_000)
+    wide = frames.HEADER.pack(len(record), zlib.crc32(record)) + record
+    os.pwrite(writer._log, wide, writer.page.written)
+    writer._position = writer.page.written = segment - 10
+    settled(writer=writer)  # in the next segment
+    writer.close()
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 2
+    assert posted(organization) == 1_000_000 - 2 * COST
+    [letter] = DeadLetter.objects.all()
+    assert bytes(letter.raw)[: frames.HEADER.size] == wide[: frames.HEADER.size]
+    assert len(letter.raw) < 2 * 1024 * 1024
 
 
 # --- Dead writers -------------------------------------------------------------------------------

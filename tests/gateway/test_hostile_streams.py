@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -45,6 +46,20 @@ BODIES = {
     "usage beyond 64 bits": CONTENT + report(counts(10**30)) + DONE,
     "usage as text": CONTENT + report(counts("7")) + DONE,
     "usage first": report(SERIOUS) + CONTENT + DONE,
+    "line ends of every kind": (
+        CONTENT.replace(b"\n\n", b"\r\n\r\n", 1).replace(b"\n\n", b"\n\r\n", 1)
+        + report(SERIOUS).replace(b"\n\n", b"\r\n\n")
+        + DONE
+    ),
+    "comments and fields nobody knows": (
+        b": hello\n\n: \n"
+        + CONTENT.replace(b"data:", b": x\nid: 7\nretry: 1\nwhat: ever\ndata:")
+        + report(SERIOUS)
+        + b":\n\n"
+        + DONE
+    ),
+    "no space after the colon": (CONTENT + report(SERIOUS) + DONE).replace(b"data: ", b"data:"),
+    "NUL in the text": chunk("\0") * TOKENS + report(SERIOUS) + DONE,
     "an event of 10 MB": CONTENT + chunk("x" * 10_000_000) + report(SERIOUS) + DONE,
 }
 
@@ -84,6 +99,30 @@ async def test_a_strange_stream_is_one_record_of_what_can_be_true(
     if body != "an event of 10 MB":
         assert record.status == Status.FINISHED
         assert record.output_tokens == (0 if body == "usage zero" else TOKENS)
+
+
+async def test_a_stream_of_single_bytes_is_read_whole(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant
+) -> None:
+    body = CONTENT + report(SERIOUS) + DONE
+    framed = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    says(HEAD + b"transfer-encoding: chunked\r\n\r\n" + framed)
+    answer = await api.chat(stream=True)
+    assert answer.body.count(b"data: [DONE]") == 1
+    record = await record_of(tenant)
+    assert (record.status, record.output_tokens) == (Status.FINISHED, TOKENS)
+    assert record.input_tokens == 12
+
+
+async def test_a_compressed_stream_nobody_asked_for_is_one_failed_call(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant
+) -> None:
+    says(HEAD + b"content-encoding: gzip\r\n\r\n" + gzip.compress(CONTENT + report(SERIOUS) + DONE))
+    answer = await api.chat(stream=True)
+    assert b"upstream_error" in answer.body
+    record = await record_of(tenant)
+    assert record.status in (Status.UPSTREAM_ERROR, Status.TRUNCATED)
+    assert record.cost_nanos == 0
 
 
 @pytest.mark.parametrize(

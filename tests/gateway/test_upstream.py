@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -97,6 +99,77 @@ async def test_a_redirect_is_not_followed(
         assert answer.status == 502
         assert "location" not in answer.headers
     assert len(provider.requests) == 2
+
+
+async def test_a_redirect_to_another_host_reaches_nobody_and_is_one_record(
+    api: ApiClient, provider: Provider, tenant: Tenant
+) -> None:
+    reached: list[asyncio.StreamWriter] = []
+    other = await asyncio.start_server(lambda _, writer: reached.append(writer), "127.0.0.2", 0)
+    address = other.sockets[0].getsockname()
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"http://127.0.0.2:{address[1]}/v1"})
+
+    provider.handler = handler
+    assert (await api.chat(stream=True)).status == 502
+    other.close()
+    await other.wait_closed()
+    assert reached == []
+    record = await record_of(tenant)
+    assert (record.status, record.cost_nanos) == (Status.UPSTREAM_ERROR, 0)
+
+
+async def test_a_provider_whose_name_nobody_knows_is_one_failed_call(
+    api: ApiClient, settings: Any, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    settings.PROVIDER_ENVIRONMENT["openai"]["base_url"] = "http://nowhere.invalid/v1"
+    answer = await api.chat()
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_error")
+    record = await record_of(tenant)
+    assert (record.status, record.cost_nanos) == (Status.UPSTREAM_ERROR, 0)
+
+
+@pytest.fixture(scope="module")
+def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A server's context that nobody has reason to trust."""
+    folder = tmp_path_factory.mktemp("self-signed")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    named = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *named, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.parametrize("is_encrypted", [True, False])
+async def test_a_provider_without_a_certificate_to_trust_never_gets_the_key(
+    api: ApiClient, settings: Any, tenant: Tenant, self_signed: ssl.SSLContext, is_encrypted: bool
+) -> None:
+    heard = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            heard.append(await reader.read(65536))
+        writer.close()
+
+    context = self_signed if is_encrypted else None
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    settings.PROVIDER_ENVIRONMENT["openai"]["base_url"] = f"https://127.0.0.1:{port}/v1"
+    answer = await api.chat()
+    server.close()
+    await server.wait_closed()
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_error")
+    assert b"sk-" not in b"".join(heard)
+    record = await record_of(tenant)
+    assert (record.status, record.cost_nanos) == (Status.UPSTREAM_ERROR, 0)
 
 
 async def test_a_refused_connection_may_be_retried(
