@@ -121,6 +121,8 @@ class GetLogs(DeploymentCall):
             return Response({"message": _why_not_deployed(deployment)})
         if active.mode == Release.Mode.STATIC:
             return Response({"message": "This site is static: it has no functions, so no logs."})
+        # Read first: a line that is written meanwhile is among the entries or follows them.
+        newest_id = logs.newest_id(deployment.pk)
         entries = logs.recent(
             deployment,
             minutes=asked.validated_data["minutes"],
@@ -135,6 +137,7 @@ class GetLogs(DeploymentCall):
                 "functionName": ", ".join(active.manifest.get("functions", {})),
                 "entries": [wire.describe_log_entry(entry) for entry in entries[-LOG_ENTRIES_MAX:]],
                 "hasMore": len(entries) > LOG_ENTRIES_MAX,
+                "lastId": max([newest_id, *(entry.pk for entry in entries)]),
             }
         )
 

@@ -180,6 +180,9 @@ class LogsAnswer(serializers.Serializer[Any]):
     functionName = serializers.CharField(required=False)
     entries = LogEntryAnswer(many=True, required=False)
     hasMore = serializers.BooleanField(required=False)
+    lastId = serializers.IntegerField(
+        required=False, help_text="Where live logs go on: their `after`. 0 before the first line."
+    )
     message = serializers.CharField(required=False)
 
 

@@ -1,6 +1,6 @@
 """The command line client of the deploy protocol: `python -m deployments.cli`.
 
-A client that could be installed alone: knows the wire, Click, Rich and httpx; must know nothing of
-Django or of any other module of the platform, so that it starts fast and works against any server
-that speaks the protocol.
+Installed alone as `aigw` (pyproject.toml, docs/cli.md): knows the wire, Click, Rich, httpx and
+websockets, and of the platform only the pure rules of `deployments.variables`; so it starts fast
+and works against any server that speaks the protocol.
 """

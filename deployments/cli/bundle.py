@@ -50,6 +50,10 @@ class Bundle:
         """Bytes of all files, unpacked."""
         return sum(self.sizes.values())
 
+    def below(self, folder: str) -> list[str]:
+        """Names of the files in a folder and the folders in it; `folder` ends with `/`."""
+        return [name for name in self.sizes if name.startswith(folder)]
+
     def text(self, name: str, *, limit: int) -> str:
         """The first `limit` bytes of a file as text; bytes that are no UTF-8 become U+FFFD."""
         return self.read(name, limit).decode("utf-8", "replace")

@@ -140,12 +140,19 @@ class Client:
         """Delete the site: `{"message"}`."""
         return self._write("aws/delete-site", _site(site))
 
-    def logs(self, site: str | None, *, minutes: int) -> dict[str, Any]:
-        """`{"message"}`, or `{"entries": [{"timestamp", "message"}], "hasMore", ...}`."""
-        return self._read("aws/get-logs", {"minutes": minutes, **_site(site)})
+    def logs(
+        self, site: str | None, *, minutes: int, request_id: str = "", function_name: str = ""
+    ) -> dict[str, Any]:
+        """`{"message"}`, or `{"entries": [{"timestamp", "message"}], "hasMore", ...}`.
+
+        A server that knows only the protocol ignores the filters.
+        """
+        wanted = {"requestId": request_id, "functionName": function_name}
+        only = {name: value for name, value in wanted.items() if value}
+        return self._read("aws/get-logs", {"minutes": minutes, **only, **_site(site)})
 
     def provision(self, deploy_id: str) -> dict[str, Any]:
-        """Create or fetch the site's gateway key. The answer holds the secret: never print it.
+        """Create or fetch the site's gateway key. The answer holds the secret.
 
         Sent once although repeating it does no harm: after a lost answer the second one would say
         that the key is not new, and nobody would redeploy the app that lacks it.
@@ -168,6 +175,34 @@ class Client:
         return (
             [row for row in releases if isinstance(row, dict)] if isinstance(releases, list) else []
         )
+
+    def roll_back(self, deploy_id: str, release_id: str) -> dict[str, Any]:
+        """Make this release live again. Twice does no harm: it is named."""
+        body = {"deployId": deploy_id, "releaseId": release_id}
+        return self._call("deployments/rollback", body, repeatable=True, seconds=DEPLOY_SECONDS_MAX)
+
+    def environment(self, site: str | None) -> dict[str, Any]:
+        """`{"deployId", "environment": {name: masked}, "sources", "bundle": [names]}`."""
+        return self._read("deployments/get-env", _site(site))
+
+    def update_environment(
+        self, site: str | None, changes: dict[str, str | None], *, redeploy: bool
+    ) -> dict[str, Any]:
+        """Set values, or remove with None: `{"deployId", "environment": [names], "releaseId"?}`."""
+        body = {"environment": changes, "redeploy": redeploy, **_site(site)}
+        # Setting twice is setting once; redeploying twice is not.
+        return self._call(
+            "deployments/update-env", body, repeatable=not redeploy, seconds=ANSWER_SECONDS_MAX
+        )
+
+    def rotate(self, deploy_id: str, *, grace_seconds: int) -> dict[str, Any]:
+        """A new key; the old one works for `grace_seconds` more. The answer holds the secret."""
+        body = {"deployId": deploy_id, "graceSeconds": grace_seconds}
+        return self._write("aigateway/rotate", body)
+
+    def revoke(self, deploy_id: str) -> dict[str, Any]:
+        """Refuse the site's key from now on; twice does no harm."""
+        return self._read("aigateway/revoke", {"deployId": deploy_id})
 
     def _read(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A call that changes nothing when it is made twice."""

@@ -6,7 +6,7 @@ its control characters: a log line must not be able to move the cursor or set a 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.validation import Finding, Level
+from deployments.cli.findings import Finding, Level
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Numbers below this are seconds, above it milliseconds; the border is the year 5138 and 1973.
@@ -84,6 +84,13 @@ class Terminal:
                 table.add_row(name, Text(clean(str(value))))
         self._out.print(table)
 
+    def table(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Rows under titles, on standard output."""
+        table = Table(*titles, box=None, pad_edge=False, header_style="dim")
+        for row in rows:
+            table.add_row(*(Text(clean(cell)) for cell in row))
+        self._out.print(table)
+
     def log(self, timestamp: object, message: str) -> None:
         """A line of a log."""
         line = Text(local_time(timestamp), style="dim")
@@ -94,6 +101,10 @@ class Terminal:
         """A line about what is going on, on standard error."""
         if not self._quiet:
             self._notes.print(clean(text), style="dim")
+
+    def note(self, text: str) -> None:
+        """A line that a question refers to, on standard error, however quiet."""
+        self._notes.print(clean(text))
 
     def warn(self, text: str) -> None:
         """A line that must not be overlooked, on standard error."""

@@ -128,7 +128,18 @@ def redeploy(
 
     Raises UnableToActivate when it fails or takes longer than ACTIVATION_SECONDS_MAX.
     """
-    release_id = client.redeploy(deploy_id)
+    await_release(client, deploy_id, client.redeploy(deploy_id), pause=pause, clock=clock)
+
+
+def await_release(
+    client: Client,
+    deploy_id: str,
+    release_id: str,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until a release that is being made is the active one. Raises UnableToActivate."""
     deadline = clock() + ACTIVATION_SECONDS_MAX
     while clock() < deadline:
         if any(_is_released(row, release_id) for row in client.releases(deploy_id)):

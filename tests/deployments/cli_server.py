@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from deployments.cli.commands import main
+
 TOKEN = "wst_for-tests"
 DEPLOY_ID = "shop-0123456789"
 SECRET = f"aig_{DEPLOY_ID}_thesecretpartofthekeythatnobodymaysee_x"
@@ -95,6 +99,47 @@ def happy_answers(url: str) -> dict[str, Answer | Callable[[Received], Answer]]:
             200,
             {"exists": True, "deployId": DEPLOY_ID, "keyPrefix": f"aig_{DEPLOY_ID}_thes"},
         ),
+        "/api/data/aigateway/rotate": (
+            200,
+            {
+                "deployId": DEPLOY_ID,
+                "apiKey": SECRET,
+                "baseUrl": f"{url}/api/ai",
+                "isNew": True,
+                "warnings": ["OPENAI_API_KEY is set by hand."],
+            },
+        ),
+        "/api/data/aigateway/revoke": (200, {"deployId": DEPLOY_ID, "revoked": True}),
+        "/api/data/deployments/get-env": (
+            200,
+            {
+                "deployId": DEPLOY_ID,
+                "environment": {"GREETING": "he…", "OPENAI_API_KEY": "ai…"},
+                "sources": {"GREETING": "user", "OPENAI_API_KEY": "gateway"},
+                "bundle": ["FROM_BUNDLE", "GREETING"],
+            },
+        ),
+        "/api/data/deployments/update-env": lambda request: (
+            200,
+            {
+                "deployId": DEPLOY_ID,
+                "environment": sorted(
+                    name for name, value in request.json["environment"].items() if value is not None
+                ),
+                "appliesOn": "next deploy",
+                **({"releaseId": "rel_2"} if request.json["redeploy"] else {}),
+            },
+        ),
+        "/api/data/deployments/rollback": (
+            200,
+            {
+                "deployId": DEPLOY_ID,
+                "url": site,
+                "status": "deployed",
+                "mode": "ssr",
+                "releaseId": "rel_1",
+            },
+        ),
         "/api/data/deployments/redeploy": (
             200,
             {"deployId": DEPLOY_ID, "releaseId": "rel_2", "status": "pending"},
@@ -149,3 +194,9 @@ def serve() -> Iterator[ProtocolServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def run(server: ProtocolServer, *arguments: str, **options: Any) -> Result:
+    """The client with these arguments, talking to this server."""
+    environ = {"API_URL": server.url, "AUTH_TOKEN": TOKEN, "COLUMNS": "200"}
+    return CliRunner().invoke(main, arguments, env=environ, **options)

@@ -10,7 +10,7 @@ import pytest
 from deployments.cli import bundle as bundles
 from deployments.cli import javascript, validation
 from deployments.cli.bundle import open_bundle
-from deployments.cli.validation import Finding, Level
+from deployments.cli.findings import Finding, Level
 
 ROOT = Path(__file__).resolve().parents[2]
 FILESYSTEM = {"handle": "filesystem"}
@@ -130,7 +130,8 @@ def test_a_function_outside_a_func_folder_is_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_every_way_to_export_a_handler_is_accepted(tmp_path: Path, text: str) -> None:
-    assert check_function(tmp_path, text) == []
+    others = dict.fromkeys(("other.mjs", "server.mjs", "server.cjs"), HANDLER)
+    assert check_function(tmp_path, text, **others) == []
 
 
 def test_a_module_without_handler_is_an_error(tmp_path: Path) -> None:
@@ -268,6 +269,116 @@ def test_an_env_file_in_static_is_an_error(tmp_path: Path) -> None:
     assert only(check(write(tmp_path, {"static/.env.production": "A=1"}))).message == (
         "would be public."
     )
+
+
+def test_a_google_key_in_static_is_a_warning(tmp_path: Path) -> None:
+    secret = "AIza" + "Sy0aB-_" * 5
+    finding = only(check(write(tmp_path, {"static/app.js": f'init("{secret}")'})))
+    assert (finding.level, finding.path) == (Level.WARNING, "static/app.js:1")
+    assert secret not in finding.message
+
+
+def test_a_gateway_key_in_a_function_is_a_warning(tmp_path: Path) -> None:
+    secret = "aig_shop-0123456789_" + "aB3" * 15
+    finding = only(check_function(tmp_path, f'const key = "{secret}";\n{HANDLER}'))
+    assert finding.level is Level.WARNING
+    assert "process.env.OPENAI_API_KEY" in finding.hint
+    assert secret not in finding.message + finding.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/home/me/app/config.json", "is an absolute path."),
+        ("C:/app/config.json", "is an absolute path."),
+        ("static\\index.html", "has a backslash where / belongs."),
+        ("../config.json", "leads out of the bundle."),
+    ],
+)
+def test_names_that_no_bundle_can_have_are_errors(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / "app.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "{}")
+    assert check(path)[0].message == message
+
+
+def test_a_zip_of_a_folder_in_a_folder_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "app.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("work/app/config.json", "work/app/static/index.html"):
+            archive.writestr(name, "{}")
+    assert "cd work/app && zip -r ../app.zip ." in only(check(path)).hint
+
+
+def test_the_folder_below_the_one_that_was_given_is_pointed_at(tmp_path: Path) -> None:
+    write(tmp_path / "my-app", {"static/a": "a"})
+    assert only(check(tmp_path)).hint == "There is one in my-app/: deploy that folder."
+
+
+def test_a_pattern_that_is_none_is_a_warning(tmp_path: Path) -> None:
+    routes = [{"src": "*.html", "dest": "/static/a"}]
+    finding = only(check(write(tmp_path, {"static/a": "a"}, routes=routes)))
+    assert finding.level is Level.WARNING
+    assert "does not seem to be a regular expression: nothing to repeat" in finding.message
+
+
+@pytest.mark.parametrize("pattern", ["^/(?<name>.*)$", "(?<=a)b", "(?<!a)b", "^/(?:a|b)/[^/]+$"])
+def test_patterns_of_every_kind_are_fine(tmp_path: Path, pattern: str) -> None:
+    routes = [{"src": pattern, "dest": "/static/a"}]
+    assert check(write(tmp_path, {"static/a": "a"}, routes=routes)) == []
+
+
+def test_static_files_that_no_route_serves_are_a_warning(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"static/a": "a", ENTRY: HANDLER}, routes=[CALL])
+    finding = only(check(folder))
+    assert (finding.level, finding.path) == (Level.WARNING, "static/")
+    assert '{"handle": "filesystem"}' in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A=1\nsecret value\n", ".env.production line 2: expected KEY=VALUE."),
+        ("A='secret", ".env.production line 1: the ' quote is never closed."),
+        ("1A=secret", ".env.production line 1: '1A' is not a variable name"),
+        ("A=1\n_HANDLER=secret", ".env.production line 2: _HANDLER is reserved"),
+    ],
+)
+def test_mistakes_in_env_production_are_placed_without_values(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    finding = only(check(write(tmp_path, {".env.production": text, "static/a": "a"})))
+    assert finding.level is Level.ERROR
+    assert finding.message.startswith(message)
+    assert "secret" not in finding.message + finding.hint
+
+
+def test_variables_of_the_gateway_in_env_production_are_a_warning(tmp_path: Path) -> None:
+    files = {".env.production": "OPENAI_API_KEY=sk-own", "static/a": "a"}
+    finding = only(check(write(tmp_path, files)))
+    assert finding.level is Level.WARNING
+    assert "sets OPENAI_API_KEY" in finding.message
+
+
+@pytest.mark.parametrize("path", ["/home/me/lib.mjs", "file:///home/me/lib.mjs", "C:/me/lib.mjs"])
+def test_importing_a_path_of_this_machine_is_an_error(tmp_path: Path, path: str) -> None:
+    finding = only(check_function(tmp_path, f'import x from "{path}";\n{HANDLER}'))
+    assert finding.level is Level.ERROR
+    assert "a path of this machine" in finding.message
+
+
+def test_importing_a_file_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    text = f"""import a from "./a.mjs";
+import b from "./Lib/b.mjs";
+import c from "./lib";
+import d from "./.build/d.mjs";
+{HANDLER}"""
+    files = {"a.mjs": "export default 1", "lib/index.js": ""}
+    capital, hidden = check_function(tmp_path, text, **files)
+    assert capital.message == "imports './Lib/b.mjs', which is not in the bundle."
+    assert "capital letters count" in capital.hint
+    assert hidden.message == "imports './.build/d.mjs', which is not in the bundle."
+    assert "cp -r from/. to" in hidden.hint
 
 
 def test_errors_come_before_warnings(tmp_path: Path) -> None:
