@@ -5,8 +5,8 @@
 Measures `local-bwrap` against its budgets, with `local-plain` beside it for comparison. A cold
 start is from asking the pool to the whole answer; the overhead of a warm call is against the same
 function behind Node's own HTTP server. Memory is that of the whole process tree of an instance,
-bubblewrap included, of twenty idle ones. Exit code 1 when a budget is
-exceeded, 0 where there is no bubblewrap.
+bubblewrap included, of twenty idle ones. Exit code 1 when a budget is exceeded, 0 where there is
+no bubblewrap.
 """
 
 import asyncio
@@ -41,13 +41,7 @@ class Log:
     """Output of functions, dropped."""
 
     def add(self, *_: object) -> None:
-        """Drop a line."""
-
-    async def flush(self) -> None:
-        """Nothing waits."""
-
-    async def close(self) -> None:
-        """Nothing is open."""
+        """See LineSink."""
 
 
 class Bench:
@@ -59,7 +53,7 @@ class Bench:
         self.folder = folder
         self.releases = 0
         limits = Limits(concurrency=IDLE_INSTANCES, init_seconds=30)
-        self.pool = Pool(launcher, folder / "run", limits=limits, writer=Log())
+        self.pool = Pool(launcher, folder / "run", Log(), limits=limits)
 
     def release(self):
         """A new release of the function: its first call is a cold one."""
