@@ -52,6 +52,10 @@ def data_api_exception_handler(error: Exception, context: dict[str, Any]) -> Res
         body = {"code": "invalid_request", "message": message, "field": field or None}
     elif isinstance(error, exceptions.ParseError):
         body = {"code": "invalid_json", "message": f"The body is not valid JSON. {error.detail}"}
+    elif isinstance(error, exceptions.UnsupportedMediaType):
+        # What `curl -d` does by itself: it calls the body a form.
+        message = "Send the body as JSON, with the header Content-Type: application/json."
+        body = {"code": "unsupported_media_type", "message": message}
     elif response.status_code == status.HTTP_404_NOT_FOUND:
         body = {"code": "not_found", "message": "Not found."}
     else:

@@ -149,6 +149,18 @@ def test_no_answer_invites_browsers_of_other_origins(token: str) -> None:
         assert not [name for name in response.headers if name.lower().startswith("access-control")]
 
 
+def test_a_body_sent_as_a_form_is_refused_with_the_header_to_send(workspace: Workspace) -> None:
+    _, token = tokens.issue(workspace, name="agent")
+    response = Client().post(
+        PATH,
+        data=b'{"deployId": "app-0123456789"}',
+        content_type="application/x-www-form-urlencoded",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert response.status_code == 415
+    assert "Content-Type: application/json" in error_of(response)["message"]
+
+
 def test_the_first_problem_is_named_wherever_it_is() -> None:
     nested = ValidationError({"files": [{}, {"name": [ErrorDetail("Too long.")]}]})
     response = data_api_exception_handler(nested, {})
