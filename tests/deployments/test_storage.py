@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from django.core.files.storage import storages
+from django.core.management import call_command
 from django.utils import timezone
 from moto.server import ThreadedMotoServer
 
@@ -226,6 +228,15 @@ def test_files_without_a_row_are_swept_and_others_stay(
     assert storage.is_placed(live)
     retention.sweep(at=timezone.now() + timedelta(days=2))
     assert list(storage.stored_bundles()) == [live.bundle_sha256]
+
+
+def test_a_host_without_a_worker_sweeps_by_command(deployment: Deployment) -> None:
+    release = deploy(deployment, static_site())
+    Release.objects.filter(pk=release.pk).update(status=Release.Status.FAILED)
+    said = StringIO()
+    call_command("sweep_storage", stdout=said)
+    assert not storage.is_placed(release)
+    assert "Removed 1 " in said.getvalue()
 
 
 def test_a_workspace_has_room_for_so_many_deployments(
