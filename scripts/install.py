@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BAR_WIDTH = 30
 NAMES = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[.*\])?==", re.MULTILINE)
-NODE_FOLDERS = [ROOT / "tests/conformance/js", ROOT / "tests/deployments/drivers/js"]
+NODE_FOLDERS = ["tests/conformance/js", "tests/deployments/drivers/js"]
 STARTED = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:|Processing) ([^\s;=<>!]+)")
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     names = [main_file, "requirements-model.txt"]
     if has_clients:
         names.append("requirements-conformance.txt")
-    locks = [str(folder.relative_to(ROOT) / "package-lock.json") for folder in NODE_FOLDERS]
+    locks = [f"{folder}/package-lock.json" for folder in NODE_FOLDERS]
     wanted = fingerprint([*names, *locks] if has_clients else names)
     kind = "-conformance" if has_clients else "-dev" if is_dev else ""
     stamp = VENV / f".installed{kind}"
@@ -113,7 +113,7 @@ def install_node_packages() -> None:
     npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node / "bin" / "node"), str(npm), "ci", "--no-audit", "--no-fund"]
     for node_folder in NODE_FOLDERS:
-        npm_ci = subprocess.run(command, cwd=node_folder, capture_output=True, text=True)
+        npm_ci = subprocess.run(command, cwd=ROOT / node_folder, capture_output=True, text=True)
         if npm_ci.returncode != 0:
             sys.exit(npm_ci.stderr + "\n  npm ci failed; the reason is above.")
     print("  JavaScript packages: done", flush=True)
