@@ -48,8 +48,9 @@ GRACE_SECONDS = 2.0  # for the way, beyond what Lambda itself allows a run
 RETRY_SECONDS = 0.1  # doubled, with jitter
 ERROR_BYTES_MAX = 64 * 1024
 WORKERS = 4  # functions prepared or removed at a time
-# Errors of a call that got no answer, or only a part of one.
-UNREACHABLE = (aiohttp.ClientError, OSError, BotoCoreError, ParserError)
+# Errors of a call that got no answer, or only a part of one; and those of one that was never sent.
+BROKEN = (aiohttp.ClientError, OSError, BotoCoreError, ParserError)
+UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, BotoCoreError)
 # Refusals after which the function has certainly not run.
 NOT_RUN = frozenset(
     {
@@ -99,7 +100,7 @@ class AwsLambda:
             outcome = Failed(Failure.RESPONSE, str(error))
         except _Refused as refusal:
             outcome = Failed(refusal.kind, str(refusal))
-        except UNREACHABLE as error:
+        except BROKEN as error:
             outcome = _failed_on_the_way(error, context)
         if outcome is None:
             cold = answer is not None and answer.log.cold
@@ -141,7 +142,7 @@ class AwsLambda:
     async def _response(
         self, spec: FunctionSpec, event: bytes, context: InvokeContext
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response of a run that has begun. Raises _Refused and what UNREACHABLE lists."""
+        """The response of a run that has begun. Raises _Refused and what BROKEN lists."""
         deadline = time.monotonic() + self.configuration.wait_seconds
         is_missing = False
         for attempt in itertools.count():
@@ -276,11 +277,14 @@ async def _refusal(response: aiohttp.ClientResponse) -> _Refused:
 
 
 def _failed_on_the_way(error: Exception, context: InvokeContext) -> Failed:
-    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Failed(
-            Failure.TIMEOUT, f"Task timed out after {context.timeout_seconds:.2f} seconds"
-        )
-    return Failed(Failure.PLATFORM, f"AWS Lambda could not be reached: {type(error).__name__}.")
+    name = type(error).__name__
+    if isinstance(error, UNSENT):
+        return Failed(Failure.UNAVAILABLE, f"AWS Lambda could not be reached ({name}).")
+    if isinstance(error, TimeoutError):
+        text = f"Task timed out after {context.timeout_seconds:.2f} seconds"
+        return Failed(Failure.TIMEOUT, text)
+    text = f"The connection to AWS Lambda broke off ({name}); the function may have run."
+    return Failed(Failure.PLATFORM, text)
 
 
 async def _items(

@@ -353,11 +353,11 @@ async def test_wrong_credentials_are_told_without_a_secret(
     assert "InvalidSignatureException" in failure_of(await invoke(driver, spec)).message
 
 
-async def test_a_service_that_is_not_there_is_a_failure_of_the_platform(
+async def test_a_service_that_is_not_there_is_unavailable(
     make_driver: Callable[..., AwsLambda], spec: FunctionSpec
 ) -> None:
     driver = make_driver(endpoint_url="http://127.0.0.1:9")
-    assert failure_of(await invoke(driver, spec)).kind == Failure.PLATFORM
+    assert failure_of(await invoke(driver, spec)).kind == Failure.UNAVAILABLE
     with pytest.raises(UnableToPrepare, match="EndpointConnectionError"):
         await driver.prepare(spec)
 
