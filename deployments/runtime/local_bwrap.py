@@ -323,7 +323,8 @@ def _reserve_uid() -> tuple[int, socket.socket]:
     Reserved by binding an abstract socket address: the kernel gives it back whatever ends this
     process. Chosen at random, so that none is used again soon. Raises UnableToLaunch.
     """
-    for uid in random.sample(UIDS, len(UIDS)):
+    first = random.randrange(len(UIDS))  # noqa: S311 - no secret
+    for uid in (*UIDS[first:], *UIDS[:first]):
         reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             reservation.bind(f"\0aig-function-uid-{uid}")
