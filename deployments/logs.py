@@ -4,6 +4,7 @@ Owns size, number and age limits of log lines, and that a deployment's lines bec
 order of their ids. Must not know who produces them or who watches.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from deployments.models import Deployment, LogEntry, LogStream
 
 MESSAGE_BYTES_MAX = 16 * 1024
 CUT_MARK = " … (cut)"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Control characters but tab and line feed; Unicode has a picture of each of the old ones.
+VISIBLE = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
+    **dict.fromkeys([0, *range(0x7F, 0xA0)], 0xFFFD),
+}
 RETENTION = timedelta(hours=24)  # get-logs reaches back eight hours; the rest is slack for people
 # A deployment keeps so many lines; the oldest go first, so many at once that it is not done for
 # every batch.
@@ -113,8 +120,13 @@ def _drop_beyond_limit(deployment_id: int) -> None:
 
 
 def _storable(message: str) -> str:
-    """`message` as text any database takes: valid UTF-8, no NUL, of limited size."""
-    encoded = message.replace("\0", "\ufffd").encode("utf-8", "replace")
+    """`message` as text any database takes and any terminal may show: valid UTF-8, limited size.
+
+    What a visitor sends and a function prints must not reach the terminal of whoever reads the log
+    as a command: colours are dropped, other control characters become visible.
+    """
+    visible = COLOUR.sub("", message).translate(VISIBLE)
+    encoded = visible.encode("utf-8", "replace")
     if len(encoded) <= MESSAGE_BYTES_MAX:
         return encoded.decode()
     room = MESSAGE_BYTES_MAX - len(CUT_MARK.encode())

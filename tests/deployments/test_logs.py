@@ -128,3 +128,9 @@ def test_lines_become_visible_in_the_order_of_their_ids() -> None:
         "not committed yet",
         "from another process",
     ]
+
+
+def test_a_line_cannot_command_the_terminal_of_whoever_reads_it(deployment: Deployment) -> None:
+    message = "\x1b[31mred\x1b[0m\t\x1b]0;owned\x07\x1b[2J\r\x9b\nnext"
+    logs.append_many([line(deployment, message)])
+    assert LogEntry.objects.get().message == "red\t␛]0;owned␇␛[2J␍\ufffd\nnext"
