@@ -1,6 +1,7 @@
 """The whole story of an app with AI, from a folder to a bill, with a person at a real browser."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -22,18 +23,20 @@ CLOCK = '[[tool clock {"timeZone": "Asia/Tokyo"}]] [[then]] [[say It is late in 
 
 
 @pytest.fixture
-def page(browser: Browser) -> Page:
-    """A fresh visitor, whose page may log no error."""
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh visitor, whose page may not fail."""
     page = browser.new_page()
-    page.on("pageerror", lambda error: pytest.fail(f"The page failed: {error}"))
-    return page
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    page.close()
+    assert failures == []
 
 
-def opened(page: Page, platform: Platform, deploy_id: str) -> Page:
+def open_chat(page: Page, platform: Platform, deploy_id: str) -> None:
     page.goto(f"http://{deploy_id}.localhost:{platform.port}/")
     expect(page.get_by_text("Ask any model")).to_be_visible()
     expect(page.get_by_test_id("model-select")).to_be_enabled(timeout=ANSWER_MS_MAX)
-    return page
 
 
 def say(page: Page, text: str) -> None:
@@ -69,7 +72,7 @@ def test_from_a_folder_to_streamed_answers_and_their_cost(platform: Platform, pa
     ).json()
     redeployed(platform, deploy_id, changed["releaseId"])
 
-    opened(page, platform, deploy_id)
+    open_chat(page, platform, deploy_id)
     models = page.get_by_test_id("model-select")
     expect(models).to_have_value("claude-sonnet-4.5")
     models.select_option("smollm2-135m")
@@ -94,7 +97,6 @@ def test_from_a_folder_to_streamed_answers_and_their_cost(platform: Platform, pa
     usage = platform.data_api("aigateway/usage", {"deployId": deploy_id, "groupBy": "model"}).json()
     assert usage["total"]["calls"] == 3, "an answer, and a tool's two steps"
     assert all(row["costNanos"] > 0 for row in usage["rows"]), json.dumps(usage)
-    page.close()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def chat(platform: Platform) -> str:
 def test_a_stopped_answer_stays_and_the_conversation_goes_on(
     platform: Platform, page: Page, chat: str
 ) -> None:
-    opened(page, platform, chat)
+    open_chat(page, platform, chat)
     page.get_by_test_id("model-select").select_option("gpt-4o")
     say(page, "[[say One two three four five.]] [[silence]]")
     answers = page.get_by_test_id("message-assistant")
@@ -116,13 +118,12 @@ def test_a_stopped_answer_stays_and_the_conversation_goes_on(
     say(page, "[[say Six.]]")
     expect(answers.last).to_contain_text("Six.", timeout=ANSWER_MS_MAX)
     expect_complete(page)
-    page.close()
 
 
 def test_a_failure_is_shown_and_can_be_tried_again(
     platform: Platform, page: Page, chat: str
 ) -> None:
-    opened(page, platform, chat)
+    open_chat(page, platform, chat)
     page.get_by_test_id("model-select").select_option("claude-sonnet-4.5")
     say(page, "[[say One two three.]] [[midstream_error]]")
     error = page.get_by_test_id("chat-error")
@@ -134,16 +135,14 @@ def test_a_failure_is_shown_and_can_be_tried_again(
     page.get_by_test_id("chat-reset").click()
     expect(page.get_by_text("Ask any model")).to_be_visible()
     expect(error).not_to_be_attached()
-    page.close()
 
 
 def test_a_suggestion_is_sent_at_a_click(platform: Platform, page: Page, chat: str) -> None:
     page.set_viewport_size({"width": 390, "height": 700})
-    opened(page, platform, chat)
+    open_chat(page, platform, chat)
     page.get_by_role("button", name="Write a haiku about the sea").click()
     expect(page.get_by_test_id("message-user")).to_have_text("Write a haiku about the sea")
     answer = page.get_by_test_id("message-assistant").first
     expect(answer).not_to_be_empty(timeout=ANSWER_MS_MAX)
     overflow = "document.documentElement.scrollWidth > innerWidth"
     assert page.evaluate(overflow) is False, "the page is wider than a phone"
-    page.close()
