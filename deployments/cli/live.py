@@ -72,12 +72,15 @@ def follow(
     UnableToReachServer when the connection stays away for RECONNECT_SECONDS_MAX.
     """
     connection = _open(server, position)
+    tries = 0
     while True:
         try:
-            yield from _lines(connection, position)
+            for message in _lines(connection, position):
+                tries = 0
+                yield message
         except _ConnectionLost:
             on_lost()
-        connection = _open_again(server, position, pause=pause, clock=clock)
+        connection, tries = _open_again(server, position, tries, pause=pause, clock=clock)
 
 
 def _open(server: Server, position: Position) -> ClientConnection:
@@ -102,17 +105,18 @@ def _open(server: Server, position: Position) -> ClientConnection:
 def _open_again(
     server: Server,
     position: Position,
+    tries: int,
     *,
     pause: Callable[[float], None],
     clock: Callable[[], float],
-) -> ClientConnection:
+) -> tuple[ClientConnection, int]:
+    """A new connection, and how many tries were made since a line was heard."""
     deadline = clock() + RECONNECT_SECONDS_MAX
-    tries = 0
     while clock() < deadline:
         pause(RETRY_PAUSES_SECONDS[min(tries, len(RETRY_PAUSES_SECONDS) - 1)])
         tries += 1
         try:
-            return _open(server, position)
+            return _open(server, position), tries
         except LiveNotOffered:
             continue
     raise UnableToReachServer(f"The connection to {server.url} was lost and does not come back.")

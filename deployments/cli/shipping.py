@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from deployments.cli.bundle import Bundle, as_zip
-from deployments.cli.client import Client
+from deployments.cli.client import Client, UnableToReachServer
 
 ACTIVATION_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.5
+UPLOAD_TRIES_MAX = 3
 
 
 class UnableToActivate(Exception):
@@ -81,9 +83,7 @@ def ship(client: Client, bundle: Bundle, site: str | None, narrator: Narrator) -
     with ExitStack() as stack:
         with narrator.progress("Packing", bundle.total_bytes) as advance:
             path = stack.enter_context(as_zip(bundle, on_progress=advance))
-        deploy_id, upload_url = client.upload_url(site)
-        with narrator.progress("Uploading", path.stat().st_size) as advance:
-            client.upload(upload_url, path, on_progress=advance)
+        deploy_id = _upload(client, path, site, narrator)
     narrator.say(f"Deploying {deploy_id} ...")
     answer = client.deploy(deploy_id)
     return Shipped(
@@ -91,6 +91,25 @@ def ship(client: Client, bundle: Bundle, site: str | None, narrator: Narrator) -
         url=str(answer.get("url") or ""),
         status=str(answer.get("status") or ""),
     )
+
+
+def _upload(client: Client, path: Path, site: str | None, narrator: Narrator) -> str:
+    """The deployId of the site that the zip was uploaded for.
+
+    An upload that broke off may be repeated: each try gets a URL of its own, and nothing is
+    deployed before one is complete.
+    """
+    for tries_left in reversed(range(UPLOAD_TRIES_MAX)):
+        deploy_id, upload_url = client.upload_url(site)
+        try:
+            with narrator.progress("Uploading", path.stat().st_size) as advance:
+                client.upload(upload_url, path, on_progress=advance)
+            return deploy_id
+        except UnableToReachServer as error:
+            if not tries_left:
+                raise
+            narrator.warn(f"The upload broke off. Trying again. {error}")
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def provision(client: Client, deploy_id: str, narrator: Narrator) -> Key:

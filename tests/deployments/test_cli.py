@@ -84,6 +84,33 @@ def test_deploy_sends_a_ready_zip_byte_for_byte(
     assert server.calls("/uploads/signed")[0].body == path.read_bytes()
 
 
+def test_an_upload_that_broke_off_is_repeated_with_a_url_of_its_own(
+    server: ProtocolServer, app: Path
+) -> None:
+    def breaking_off(request: Any) -> Any:
+        if len(server.calls("/uploads/signed")) == 1:
+            raise ConnectionError("The server hangs up without an answer.")
+        return 200, ""
+
+    server.answers["/uploads/signed"] = breaking_off
+    result = run(server, "deploy", str(app))
+    assert result.exit_code == 0, result.output
+    assert "warning: The upload broke off. Trying again." in result.stderr
+    assert paths(server) == [
+        "/api/data/aws/get-upload-url",
+        "/uploads/signed",
+        "/api/data/aws/get-upload-url",
+        "/uploads/signed",
+        "/api/data/aws/deploy",
+    ]
+
+
+def test_an_upload_that_is_refused_is_not_repeated(server: ProtocolServer, app: Path) -> None:
+    server.answers["/uploads/signed"] = (413, "Too large.")
+    assert run(server, "deploy", str(app)).exit_code == 1
+    assert len(server.calls("/uploads/signed")) == 1
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_the_site_may_be_named_before_or_after_the_command(
     server: ProtocolServer, app: Path, where: str
