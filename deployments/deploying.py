@@ -288,8 +288,9 @@ def tidy_functions(deploy_id: str) -> None:
     """
     deployment = Deployment.objects.get(deploy_id=deploy_id)
     if deployment.deleted_at is not None:
-        drivers.delete(deploy_id, releases.function_names(deployment))
+        drivers.delete(deploy_id, releases.function_names(deployment.releases.all()))
         return
-    drivers.retire(
-        [spec for release in releases.done_with(deployment) for spec in releases.functions(release)]
-    )
+    needed = releases.function_names(releases.in_use(deployment))
+    done = [spec for each in releases.done_with(deployment) for spec in releases.functions(each)]
+    drivers.retire([spec for spec in done if spec.function_name in needed])
+    drivers.delete(deploy_id, {spec.function_name for spec in done} - needed)

@@ -6,9 +6,11 @@ how a release is served; functions are handed to the driver before the release g
 """
 
 import contextlib
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Q, QuerySet
 
 from deployments import confinement, environment, layout, storage, variables
 from deployments.models import Deployment, Release
@@ -215,20 +217,23 @@ def functions(release: Release) -> list[FunctionSpec]:
     ]
 
 
-def function_names(deployment: Deployment) -> set[str]:
-    """Names of all functions any release of the deployment ever had."""
-    manifests = Release.objects.filter(deployment=deployment).values_list("manifest", flat=True)
-    return {name for manifest in manifests for name in manifest.get("functions", {})}
+def function_names(found: Iterable[Release]) -> set[str]:
+    """Names of the functions these releases have."""
+    return {name for release in found for name in release.manifest.get("functions", {})}
+
+
+def in_use(deployment: Deployment) -> QuerySet[Release]:
+    """The active release, the one to go back to first, and those that are being made."""
+    kept = Q(pk=deployment.active_release_id) | Q(status=Release.Status.PENDING)
+    with contextlib.suppress(UnableToRollBack):
+        kept |= Q(pk=previous(deployment).pk)
+    return Release.objects.filter(kept, deployment=deployment)
 
 
 def done_with(deployment: Deployment, *, limit: int = 10) -> list[Release]:
-    """The newest releases that serve nobody: not the active one, nor the one to go back to."""
-    settled = Release.objects.filter(
-        deployment=deployment, status__in=[Release.Status.SUPERSEDED, Release.Status.FAILED]
-    )
-    with contextlib.suppress(UnableToRollBack):
-        settled = settled.exclude(pk=previous(deployment).pk)
-    return list(settled.select_related("deployment").order_by("-pk")[:limit])
+    """The newest of the other releases."""
+    others = Release.objects.filter(deployment=deployment).exclude(pk__in=in_use(deployment))
+    return list(others.select_related("deployment").order_by("-pk")[:limit])
 
 
 def find(deployment: Deployment, public_id: str) -> Release:

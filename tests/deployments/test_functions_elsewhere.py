@@ -126,6 +126,18 @@ async def test_only_the_active_release_and_the_one_before_are_kept_there(
     assert (await visit(deployment)).text == "one"
 
 
+async def test_a_function_that_releases_no_longer_have_is_removed_there(
+    service: FakeLambda, sent: list[Any], deployment: Deployment
+) -> None:
+    both = {"functions/extra.func/index.js": "exports.handler = async () => 'extra'"}
+    for bundle in (function_site(**both), code("two"), code("three")):
+        assert len(service.functions) == (2 if sent else 0)
+        await in_thread(deploy)(deployment, bundle)
+    await in_thread(tasks.tidy_functions)(**sent[-1]["kwargs"])
+    assert [name.split("-")[-2] for name in service.functions] == ["default"]
+    assert (await visit(deployment)).text == "three"
+
+
 async def test_a_deleted_deployment_leaves_nothing_there(
     service: FakeLambda, sent: list[Any], deployment: Deployment, other_workspace: Workspace
 ) -> None:
