@@ -111,7 +111,7 @@ class Cgroups:
 
     def make(self, limits: Limits) -> Group:
         """A new group with limits. Raises OSError."""
-        name = f"{PREFIX}{os.getpid()}-{next(_numbers):x}"
+        name = _name()
         group = Group()
         try:
             for tree in self.hierarchies:
@@ -133,6 +133,10 @@ class Cgroups:
                 owner = folder.name.removeprefix(PREFIX).partition("-")[0]
                 if owner.isdigit() and not Path("/proc", owner).exists():
                     _remove([folder])
+
+
+def _name() -> str:
+    return f"{PREFIX}{os.getpid()}-{next(_numbers):x}"
 
 
 def find(proc: Path = Path("/proc/self")) -> Cgroups:
@@ -161,7 +165,7 @@ def _ready(tree: Hierarchy) -> Hierarchy | None:
     try:
         if tree.version == 2:
             tree = _delegate(tree)
-        trial = tree.folder / f"{PREFIX}{os.getpid()}-trial"
+        trial = tree.folder / _name()
         trial.mkdir()
         names = tree.settings(Limits(0, 0, 0))
         is_limited = all((trial / name).exists() for name in names if _is_required(name))

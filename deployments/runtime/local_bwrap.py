@@ -21,6 +21,7 @@ import shutil
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,7 @@ class LocalBwrap:
         self._sandboxes: dict[Path, Sandbox] = {}
         self._groups: cgroups.Cgroups | None = None
         self._is_ready = False
+        self._getting_ready = threading.Lock()
 
     @property
     def has_own_users(self) -> bool:
@@ -132,14 +134,15 @@ class LocalBwrap:
 
     def _get_ready(self) -> None:
         """Once per launcher: find the control groups, and sweep those of killed processes."""
-        if self._is_ready:
-            return
-        try:
-            self._groups = cgroups.find()
-            self._groups.sweep()
-        except cgroups.UnableToGroup as error:
-            logger.warning("%s Functions are limited by rlimits alone.", error)
-        self._is_ready = True
+        with self._getting_ready:
+            if self._is_ready:
+                return
+            try:
+                self._groups = cgroups.find()
+                self._groups.sweep()
+            except cgroups.UnableToGroup as error:
+                logger.warning("%s Functions are limited by rlimits alone.", error)
+            self._is_ready = True
 
     async def _start(
         self, spec: FunctionSpec, place: Place, sandbox: Sandbox
@@ -205,7 +208,7 @@ class Command:
             *("/bin/sh", "-c", JOIN, "sh"),
             *(str(path) for path in (group.entrances if group else [])),
             *("--", prlimit, *self._limits(), "--", bwrap),
-            *("--args", self._handle("\0".join([*options, ""]).encode(), files)),
+            *("--args", self._handle(_packed(options), files)),
             *("--seccomp", self._handle(filter_program, files)),
             *("--", *self._last_step(tree), "--"),
             *(runtime_tree.NODE, *node_arguments(self.spec), runtime_tree.BOOTSTRAP_INSIDE),
@@ -302,6 +305,20 @@ def environment_inside(spec: FunctionSpec, place: Place) -> dict[str, str]:
             ]
         )
     return inside
+
+
+def _packed(options: list[str]) -> bytes:
+    """The options as `bwrap --args` reads them, each ended by a NUL.
+
+    Raises UnableToLaunch for a NUL inside of one: what follows would be an option of its own.
+    """
+    try:
+        words = [os.fsencode(option) for option in options]
+    except UnicodeEncodeError:
+        raise UnableToLaunch("A variable of the function is not valid Unicode.") from None
+    if any(b"\0" in word for word in words):
+        raise UnableToLaunch("A variable of the function contains a NUL character.")
+    return b"".join(word + b"\0" for word in words)
 
 
 def _flat(option: str, pairs: Iterable[tuple[str, str]]) -> list[str]:

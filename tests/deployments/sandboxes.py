@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - a user who is not root could not import it later
+import contextlib
 import json
 import multiprocessing
 import os
@@ -54,25 +55,29 @@ async def answer_of(
     """What the function answers in an instance of its own, without a pool; parsed."""
     for folder in (place.sockets, place.home):
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True)
-    api = RuntimeApi(place.api_socket)
-    await api.start()
-    process = await launcher.launch(spec, place)
-    printed = asyncio.create_task(process.communicate())
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        api = RuntimeApi(place.api_socket)
+        await api.start()
+        stack.push_async_callback(api.close)
+        process = await launcher.launch(spec, place)
+        stack.push_async_callback(_end, launcher, spec, place, process)
+        invocation = Invocation(
+            json.dumps(event).encode(), InvokeContext("request-1", 30), cold=True
+        )
         async with asyncio.timeout(30):
             await api.ready.wait()
-            invocation = Invocation(
-                json.dumps(event).encode(), InvokeContext("request-1", 30), cold=True
-            )
             api.deliver(invocation)
             head, chunk = await invocation.get(), await invocation.get()
         assert isinstance(chunk, Chunk), (head, chunk)
         return json.loads(chunk.data)
-    finally:
-        process.kill()
-        await printed
-        await launcher.ended(spec, place, await process.wait())
-        await api.close()
+
+
+async def _end(
+    launcher: LocalBwrap, spec: FunctionSpec, place: Place, process: asyncio.subprocess.Process
+) -> None:
+    process.kill()
+    await process.communicate()
+    await launcher.ended(spec, place, await process.wait())
 
 
 class WatchedBwrap(LocalBwrap):

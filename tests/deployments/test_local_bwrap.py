@@ -127,6 +127,20 @@ async def test_a_function_that_others_may_not_read_is_refused_and_nothing_is_kep
     assert launcher._sandboxes == {}
 
 
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [("x\0--bind\0/\0/var/task", "contains a NUL"), ("\ud800", "not valid Unicode")],
+)
+async def test_a_variable_cannot_become_an_option_of_the_sandbox(
+    tmp_path: Path, value: str, complaint: str
+) -> None:
+    launcher = LocalBwrap()
+    spec = function_in(tmp_path, environment={"NAME": value})
+    with pytest.raises(UnableToLaunch, match=complaint):
+        await answer_of(launcher, spec, place_in(tmp_path))
+    assert launcher._sandboxes == {}
+
+
 @needs_root
 async def test_a_killed_service_leaves_nothing_that_the_next_start_does_not_sweep(
     tmp_path: Path,
