@@ -2,11 +2,13 @@
 
 One payment at a time per organization (the database refuses a second open one), remembered with its
 key before Stripe is asked. After a decline the next try waits twice as long; after the last one it
-switches itself off and tells the owners by e-mail.
+switches itself off and tells the owners by e-mail. Owns charging the saved method while nobody is
+there, for agents' top-ups (billing/agent_top_up.py), too.
 """
 
 import uuid
 from datetime import datetime, timedelta
+from itertools import chain
 
 import structlog
 from django.conf import settings
@@ -25,6 +27,9 @@ FIRST_RETRY_AFTER = timedelta(hours=1)
 DECLINES_MAX = 4
 
 Status = Payment.Status
+Kind = Payment.Kind
+# Charged without a person who could confirm.
+OFF_SESSION = (Kind.AUTO, Kind.AGENT)
 
 
 class UnableToConfigure(Exception):
@@ -128,12 +133,12 @@ def _is_wanted(setting: AutoTopUp, at: datetime) -> bool:
     )
 
 
-def spent_this_month_nanos(organization_id: int, at: datetime) -> int:
-    """What automatic top-ups have bought, or may still, since the month (UTC) began."""
+def spent_this_month_nanos(organization_id: int, at: datetime, *, kind: str = Kind.AUTO) -> int:
+    """What top-ups of this kind have bought, or may still, since the month (UTC) began."""
     first = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     bought = Payment.objects.filter(
         organization_id=organization_id,
-        kind=Payment.Kind.AUTO,
+        kind=kind,
         status__in=[Status.PENDING, Status.SUCCEEDED, Status.REVIEW],
         created_at__gte=first,
     )
@@ -146,7 +151,7 @@ def _remember(setting: AutoTopUp, customer: PaymentCustomer, at: datetime) -> Pa
         with transaction.atomic():
             return Payment.objects.create(
                 organization_id=setting.organization_id,
-                kind=Payment.Kind.AUTO,
+                kind=Kind.AUTO,
                 amount_nanos=setting.amount_nanos,
                 payment_method_id=customer.payment_method_id,
                 idempotency_key=f"auto:{setting.organization_id}:{uuid.uuid4().hex}",
@@ -168,7 +173,7 @@ def charge(payment: Payment, *, at: datetime) -> None:
             idempotency_key=payment.idempotency_key,
         )
     except (stripe_api.UnableToReachStripe, stripe_api.PaymentsNotConfigured) as error:
-        log.warning("auto_top_up_waits", payment=payment.public_id, error=str(error))
+        log.warning("top_up_waits", payment=payment.public_id, error=str(error))
     except stripe_api.StripeRefused as error:
         decline(payment, error.message, at=at)
     else:
@@ -176,9 +181,9 @@ def charge(payment: Payment, *, at: datetime) -> None:
 
 
 def reconcile(at: datetime) -> int:
-    """Ask about automatic payments that wait, with their own keys; how many were asked about."""
+    """Ask about payments off session that wait, with their own keys; how many were asked about."""
     asked = 0
-    for payment in payments.waiting(Payment.Kind.AUTO, at=at):
+    for payment in chain.from_iterable(payments.waiting(kind, at=at) for kind in OFF_SESSION):
         Payment.objects.filter(pk=payment.pk).update(checked_at=at)
         if payment.provider_payment_id:
             _look(payment, at)
@@ -213,9 +218,10 @@ def apply(payment: Payment, intent: stripe_api.Intent, *, at: datetime) -> str:
         outcome = payments.credit(
             payment, amount_nanos=intent.amount_nanos, provider_payment_id=intent.id, at=at
         )
-        AutoTopUp.objects.filter(organization_id=payment.organization_id).update(
-            declines=0, next_try_at=None
-        )
+        if payment.kind == Kind.AUTO:
+            AutoTopUp.objects.filter(organization_id=payment.organization_id).update(
+                declines=0, next_try_at=None
+            )
         return outcome
     if intent.is_processing:
         return "The bank has not decided yet."
@@ -234,10 +240,15 @@ def _cancel(payment: Payment, intent: stripe_api.Intent) -> None:
 
 
 def decline(payment: Payment, failure: str, *, at: datetime) -> str:
-    """The payment failed: try again later, or switch off when it has failed too often."""
+    """The payment failed.
+
+    An automatic one is tried again later, or no more when that has failed too often.
+    """
     with transaction.atomic():
         if not payments.end(payment, Status.FAILED, failure=failure, at=at):
             return "Ended before."
+        if payment.kind != Kind.AUTO:
+            return failure
         setting = (
             AutoTopUp.objects.select_for_update(no_key=True)
             .filter(organization_id=payment.organization_id)

@@ -119,3 +119,10 @@ class AutoTopUpForm(forms.Form):
     threshold = DollarsField(label="When credit falls below")
     amount = DollarsField(label="Buy")
     monthly_cap = DollarsField(label="At most per month")
+
+
+class AgentTopUpForm(forms.Form):
+    """Whether agents may buy, and how much a month at most."""
+
+    is_allowed = forms.BooleanField(required=False)
+    monthly_cap = DollarsField(label="At most per month")

@@ -106,7 +106,7 @@ def _paid(data: Mapping[str, Any], at: datetime) -> Handled:
         return NOT_OURS
     if not intent.is_paid:
         return payment, f"Not paid: {intent.status}."
-    if payment.kind == Payment.Kind.AUTO:
+    if payment.kind in auto_top_up.OFF_SESSION:
         return payment, auto_top_up.apply(payment, intent, at=at)
     payments.save_payment_method(payment, intent.payment_method_id)
     return payment, payments.credit(
@@ -120,7 +120,7 @@ def _not_paid(data: Mapping[str, Any], at: datetime) -> Handled:
     if payment is None:
         return NOT_OURS
     failure = intent.failure or "The payment was declined."
-    if payment.kind == Payment.Kind.AUTO:
+    if payment.kind in auto_top_up.OFF_SESSION:
         return payment, auto_top_up.decline(payment, failure, at=at)
     payments.note_failure(payment, failure)
     return payment, failure

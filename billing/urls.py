@@ -15,6 +15,7 @@ urlpatterns = [
     path("credit/", credit.credit, name="credit"),
     path("credit/top-up/", credit.top_up, name="top-up"),
     path("credit/auto-top-up/", credit.auto_top_up_change, name="auto-top-up"),
+    path("credit/agent-top-up/", credit.agent_top_up_change, name="agent-top-up"),
     path("credit/payments/<slug:payment_id>/refund/", credit.refund_create, name="refund-create"),
     path("statements/", statements.statement_list, name="statement-list"),
     path("statements/<str:month>/", statements.statement_detail, name="statement-detail"),

@@ -53,6 +53,7 @@ urlpatterns = [
     ),
     path("api/data/", include("gateway.data_urls")),
     path("api/data/", include("deployments.data_urls")),
+    path("api/data/", include("billing.data_urls")),
     # /webhooks/: what the payment provider tells
     path("webhooks/stripe", stripe_webhook, name="stripe-webhook"),
     # /api/prices: the public price list and the AI API's OpenAPI page

@@ -67,6 +67,10 @@ class OnceView(DataApiCall):
         """What the call does; at most once for a key."""
         raise NotImplementedError
 
+    def is_final(self, response: Response) -> bool:
+        """Whether this is the answer for good; what is not is carried out again when repeated."""
+        return True
+
     def post(self, request: Request) -> Response | HttpResponse:
         """The call, or what it was answered before."""
         key = request.headers.get(IDEMPOTENCY_HEADER)
@@ -87,7 +91,10 @@ class OnceView(DataApiCall):
         except BaseException:
             idempotency.release(found)
             raise
-        idempotency.keep(found, idempotency.Answer(response.status_code, body))
+        if self.is_final(response):
+            idempotency.keep(found, idempotency.Answer(response.status_code, body))
+        else:
+            idempotency.release(found)
         return response
 
     def _claim(

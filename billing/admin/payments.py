@@ -3,18 +3,20 @@
 import uuid
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
+from unfold.admin import ModelAdmin
 from unfold.decorators import action
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import money, payments, refunds
 from billing.admin.ledger import ReadOnlyAdmin, ReasonedForm, show_form
 from billing.forms import DollarsField
-from billing.models import AutoTopUp, Payment, PaymentCustomer, PaymentEvent, Refund
+from billing.models import AgentTopUp, AutoTopUp, Payment, PaymentCustomer, PaymentEvent, Refund
 
 
 class NeedsAttention(admin.SimpleListFilter):
@@ -230,5 +232,50 @@ class AutoTopUpAdmin(ReadOnlyAdmin):
 
     @admin.display(description="At most a month", ordering="monthly_cap_nanos")
     def monthly_cap(self, setting: AutoTopUp) -> str:
+        """Dollars."""
+        return money.format_dollars(setting.monthly_cap_nanos)
+
+
+class AgentTopUpForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Whether agents may buy credit, with the monthly limit in dollars."""
+
+    monthly_cap = DollarsField(label="At most a month (USD)", widget=UnfoldAdminTextInputWidget)
+
+    class Meta:
+        model = AgentTopUp
+        fields = ("organization", "is_allowed")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            dollars = money.dollars_from_nanos(self.instance.monthly_cap_nanos)
+            self.initial["monthly_cap"] = f"{dollars:.2f}"
+
+
+@admin.register(AgentTopUp)
+class AgentTopUpAdmin(ModelAdmin):
+    """Which organizations' agents may buy credit; owners decide it in the console, too."""
+
+    form = AgentTopUpForm
+    list_display = ("organization", "is_allowed", "cap", "changed_by", "changed_at")
+    list_select_related = ("organization", "changed_by")
+    list_filter = ("is_allowed",)
+    search_fields = ("organization__name", "organization__slug")
+    autocomplete_fields = ("organization",)
+    fields = ("organization", "is_allowed", "monthly_cap", "changed_by", "changed_at")
+    readonly_fields = ("changed_by", "changed_at")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Whose it is stays as it is."""
+        return (*self.readonly_fields, "organization") if obj else self.readonly_fields
+
+    def save_model(self, request: HttpRequest, obj: AgentTopUp, form: Any, change: bool) -> None:
+        """With the limit, and with who changed it when."""
+        obj.monthly_cap_nanos = form.cleaned_data["monthly_cap"]
+        obj.changed_by, obj.changed_at = request.user, timezone.now()  # type: ignore[assignment]
+        super().save_model(request, obj, form, change)
+
+    @admin.display(description="At most a month", ordering="monthly_cap_nanos")
+    def cap(self, setting: AgentTopUp) -> str:
         """Dollars."""
         return money.format_dollars(setting.monthly_cap_nanos)

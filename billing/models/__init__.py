@@ -18,6 +18,7 @@ from billing.models.journal import Lease as Lease
 from billing.models.ledger import LedgerAccount as LedgerAccount
 from billing.models.ledger import Transfer as Transfer
 from billing.models.ledger import transfer_id as transfer_id
+from billing.models.payments import AgentTopUp as AgentTopUp
 from billing.models.payments import AutoTopUp as AutoTopUp
 from billing.models.payments import Payment as Payment
 from billing.models.payments import PaymentCustomer as PaymentCustomer

@@ -73,12 +73,37 @@ class AutoTopUp(models.Model):
         return f"Auto top-up of {self.organization}"
 
 
+class AgentTopUp(models.Model):
+    """Whether agents may buy an organization's credit with a workspace token, and how much."""
+
+    organization = models.OneToOneField(
+        Organization, on_delete=models.PROTECT, related_name="agent_top_up"
+    )
+    is_allowed = models.BooleanField(default=False)
+    monthly_cap_nanos = models.BigIntegerField()
+    changed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    changed_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="billing_agent_top_up_cap_positive", condition=Q(monthly_cap_nanos__gt=0)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Agents' top-ups of {self.organization}"
+
+
 class Payment(models.Model):
     """One purchase of credit: asked of the provider once, credited once."""
 
     class Kind(models.TextChoices):
         CHECKOUT = "CHECKOUT", "Checkout"
         AUTO = "AUTO", "Auto top-up"
+        AGENT = "AGENT", "Top-up by an agent"
 
     class Status(models.TextChoices):
         PENDING = "PENDING", "Waiting for payment"
@@ -101,7 +126,7 @@ class Payment(models.Model):
     # Where the person pays; only of Checkout.
     checkout_url = models.TextField(blank=True)
     saves_payment_method = models.BooleanField(default=False)
-    # What the provider charges automatically; only of auto top-ups.
+    # What the provider charges while nobody is there; of auto top-ups and those by agents.
     payment_method_id = models.CharField(max_length=120, blank=True)
     transfer = models.OneToOneField(
         Transfer, on_delete=models.PROTECT, null=True, blank=True, related_name="payment"

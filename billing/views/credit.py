@@ -15,9 +15,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from billing import auto_top_up, grants, ledger, money, payments, refunds, stripe_api
-from billing.forms import TOP_UP_DOLLARS, AutoTopUpForm, RefundForm, TopUpForm
-from billing.models import AutoTopUp, Payment
+from billing import agent_top_up, auto_top_up, grants, ledger, money, payments, refunds, stripe_api
+from billing.forms import TOP_UP_DOLLARS, AgentTopUpForm, AutoTopUpForm, RefundForm, TopUpForm
+from billing.models import AgentTopUp, AutoTopUp, Payment
 from orgs.context import ConsoleRequest, member_page, owner_page
 
 PAYMENTS_SHOWN = 50
@@ -37,6 +37,7 @@ def _page(
     *,
     top_up_form: TopUpForm | None = None,
     auto_form: AutoTopUpForm | None = None,
+    agent_form: AgentTopUpForm | None = None,
     is_back: bool = False,
     status: int = 200,
 ) -> HttpResponse:
@@ -45,6 +46,7 @@ def _page(
     lots = list(grants.open_lots().filter(organization=organization))
     promotional = sum(lot.remaining_nanos for lot in lots)
     setting = AutoTopUp.objects.filter(organization=organization).first()
+    agents = agent_top_up.setting_of(organization)
     context = {
         "balance": balance,
         "promotional_nanos": promotional,
@@ -61,6 +63,9 @@ def _page(
         "auto_form": auto_form or AutoTopUpForm(initial=_as_typed(setting)),
         "saved_method": auto_top_up.saved_method_of(organization),
         "spent_this_month_nanos": auto_top_up.spent_this_month_nanos(organization.pk, now),
+        "agents": agents,
+        "agent_form": agent_form or AgentTopUpForm(initial=_agents_as_typed(agents)),
+        "bought_by_agents_nanos": agent_top_up.spent_this_month_nanos(organization.pk, now),
         "is_configured": stripe_api.is_configured(),
         "has_webhook_secret": bool(settings.STRIPE_WEBHOOK_SECRET.strip()),
         "is_back": is_back,
@@ -104,6 +109,12 @@ def _as_typed(setting: AutoTopUp | None) -> dict[str, Any]:
         "amount": _dollars(setting.amount_nanos),
         "monthly_cap": _dollars(setting.monthly_cap_nanos),
     }
+
+
+def _agents_as_typed(setting: AgentTopUp | None) -> dict[str, Any]:
+    if setting is None:
+        return {"monthly_cap": "100.00"}
+    return {"is_allowed": setting.is_allowed, "monthly_cap": _dollars(setting.monthly_cap_nanos)}
 
 
 @require_POST
@@ -201,4 +212,27 @@ def auto_top_up_change(request: ConsoleRequest) -> HttpResponse:
         return _page(request, auto_form=form, status=400)
     state = "on" if setting.is_enabled else "off"
     messages.success(request, f"Automatic top-ups are {state}.")
+    return redirect("billing:credit", request.organization.slug)
+
+
+@require_POST
+@owner_page
+def agent_top_up_change(request: ConsoleRequest) -> HttpResponse:
+    """Keep whether agents may buy credit with workspace tokens, and how much."""
+    form = AgentTopUpForm(request.POST)
+    if not form.is_valid():
+        return _page(request, agent_form=form, status=400)
+    try:
+        setting = agent_top_up.configure(
+            request.organization,
+            is_allowed=form.cleaned_data["is_allowed"],
+            monthly_cap_nanos=form.cleaned_data["monthly_cap"],
+            by=request.user,
+            at=timezone.now(),
+        )
+    except agent_top_up.UnableToConfigure as error:
+        form.add_error(None, str(error))
+        return _page(request, agent_form=form, status=400)
+    state = "may buy credit now" if setting.is_allowed else "may not buy credit"
+    messages.success(request, f"Agents {state}.")
     return redirect("billing:credit", request.organization.slug)

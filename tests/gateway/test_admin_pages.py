@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from billing import leases, ledger, payments, statements
 from billing.models import (
+    AgentTopUp,
     AutoTopUp,
     CreditGrant,
     DeadLetter,
@@ -80,6 +81,7 @@ OURS = {
     "OrganizationTerms",
     "PaymentCustomer",
     "AutoTopUp",
+    "AgentTopUp",
     "Payment",
     "Refund",
     "PaymentEvent",
@@ -211,6 +213,9 @@ def _make_payment(organization: Organization, owner: User) -> None:
     )
     PaymentCustomer.objects.create(
         organization=organization, provider_customer_id="cus_1", created_at=now
+    )
+    AgentTopUp.objects.create(
+        organization=organization, monthly_cap_nanos=1, changed_by=owner, changed_at=now
     )
     AutoTopUp.objects.create(
         organization=organization,
