@@ -45,7 +45,8 @@ def tidy(deployment: Deployment) -> None:
     for release in usable[settings.RELEASES_UNPACKED_MAX :] + others:
         storage.remove_release(release)
     forgotten = usable[settings.RELEASES_KEPT_MAX :] + others[settings.RELEASES_KEPT_MAX :]
-    Release.objects.filter(pk__in=[release.pk for release in forgotten]).delete()
+    gone = Release.objects.filter(pk__in=[release.pk for release in forgotten])
+    gone.exclude(status=Release.Status.ACTIVE).delete()  # somebody may have just gone back to it
     hashes = {release.bundle_sha256 for release in passing}
     hashes |= set(_uploads_with_file(deployment).values_list("sha256", flat=True))
     forget_unused(hashes)

@@ -45,7 +45,8 @@ def confine(limits: Limits) -> None:
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (limit, limit))
+        if kind != resource.RLIMIT_AS or sys.platform != "darwin":  # macOS refuses that one
+            resource.setrlimit(kind, (limit, limit))
     os.nice(NICENESS)
     sys.setrecursionlimit(RECURSION_MAX)
 
