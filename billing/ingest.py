@@ -11,8 +11,6 @@ process (billing/sidecar.py).
 """
 
 import os
-import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,8 +36,6 @@ from orgs.models import Organization
 log = structlog.get_logger(__name__)
 
 BATCH_MAX = 500
-# From its lock to being ready a process takes milliseconds.
-STARTING_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +106,7 @@ class Ingester:
                 log.exception("a journal cannot be booked", journal=reader.name)
                 trouble = error
         if looks_for_dead:
-            self._remove_stillborn()
+            self._remove_leftovers()
         if trouble is not None:
             raise trouble
         return count
@@ -128,17 +124,12 @@ class Ingester:
                 log.error("a journal cannot be read", journal=name, error=str(error))
         return list(self._readers.values())
 
-    def _remove_stillborn(self) -> None:
-        """Directories of processes that died before they could serve: nothing is in them."""
-        for path in self._root.glob("*/lock"):
-            directory = path.parent
-            is_old = time.time() - path.stat().st_mtime > STARTING_SECONDS_MAX
-            if not is_old or (directory / "ready").exists():
-                continue
-            lock = place.take_lock(directory)
-            if lock is not None:
-                with _closing(lock):
-                    shutil.rmtree(directory, ignore_errors=True)
+    def _remove_leftovers(self) -> None:
+        """What is no journal: of processes that died before they could serve, or while removing."""
+        directories = self._root.iterdir() if self._root.is_dir() else ()
+        for directory in directories:
+            if place.is_finished(directory) or place.is_abandoned(directory):
+                place.remove(directory)
 
     def close(self) -> None:
         """Let go of every journal."""

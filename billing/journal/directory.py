@@ -7,11 +7,17 @@ Must be on a real local file system: flock and shared memory mappings do not cro
 import fcntl
 import mmap
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
+
+from orgs import failpoints
 
 # Another layout of slots or records gets another number: a journal is read by what wrote it.
 FORMAT = 1
 PAGE_BYTES = 4096
+# From making its directory to being ready a process takes milliseconds.
+STARTING_SECONDS_MAX = 60.0
 _FORMAT, _SEGMENT, _WRITTEN, _DURABLE, _INGESTED, _IS_FAILED = range(6)
 
 
@@ -115,6 +121,43 @@ def take_lock(directory: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether everything in it is booked, and whoever was removing it died over that."""
+    return (directory / "finished").exists()
+
+
+def is_abandoned(directory: Path) -> bool:
+    """Whether it never became a journal, and the process that began to make it is gone."""
+    lock = directory / "lock"
+    if (directory / "ready").exists():  # the last thing that is made
+        return False
+    with suppress(FileNotFoundError):
+        changed_at = (lock if lock.exists() else directory).stat().st_mtime
+        if time.time() - changed_at > STARTING_SECONDS_MAX:
+            descriptor = take_lock(directory)
+            if descriptor is not None:
+                os.close(descriptor)
+                return True
+    return False
+
+
+def remove(directory: Path) -> None:
+    """Remove a journal that is finished, whatever is left of it.
+
+    It stops being a journal in one step, so that nobody reads what is half removed; killed on the
+    way, it `is_finished` until it is gone.
+    """
+    with suppress(FileNotFoundError):
+        (directory / "ready").rename(directory / "finished")
+    failpoints.reach("ingest.in_removal")
+    with suppress(OSError):  # another one removes it, too
+        for path in directory.iterdir():
+            if path.name != "finished":
+                path.unlink()
+        (directory / "finished").unlink(missing_ok=True)
+        directory.rmdir()
 
 
 def sync_directory(directory: Path) -> None:

@@ -6,7 +6,6 @@ Must not know what a settlement means.
 
 import mmap
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -136,7 +135,7 @@ class JournalReader:
 
     def delete(self) -> None:
         """Remove a finished journal's directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        place.remove(self.directory)
 
     def close(self) -> None:
         """Unmap."""

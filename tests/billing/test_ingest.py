@@ -19,6 +19,7 @@ from billing.journal import frames, records
 from billing.journal.writer import JournalWriter
 from billing.models import DeadLetter, Journal, Lease, Transfer, UsageRecord
 from billing.pricing import Usage
+from orgs import failpoints
 from tests import factories
 from tests.immutability import without_triggers
 
@@ -376,6 +377,28 @@ def test_a_starting_writer_is_not_taken_for_a_dead_one(ingester, writer):
     os.utime(writer.directory / "lock", (long_ago, long_ago))
     ingester.ingest(NOW)
     assert not writer.directory.exists()
+
+
+def test_what_is_left_of_a_journal_that_was_being_removed_goes_without_a_wait(
+    organization, settled, ingester, writer, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def kill(reached):
+        if reached == "ingest.in_removal":
+            raise Killed
+
+    settled()
+    writer.close()
+    monkeypatch.setattr(failpoints, "reach", kill)
+    with pytest.raises(Killed):
+        ingester.ingest(NOW)
+    monkeypatch.undo()
+    (writer.directory / "page").unlink()  # some of it had gone
+    assert ingester.ingest(NOW) == 0
+    assert not writer.directory.exists()
+    assert posted(organization) == 1_000_000 - COST
 
 
 def test_one_journals_trouble_does_not_stop_the_others(

@@ -147,7 +147,7 @@ class Platform:
         _admin(url, f"CREATE DATABASE {name} TEMPLATE {template}")
         self.database = f"{url.rpartition('/')[0]}/{name}"
 
-    def python(self, code: str) -> str:
+    def python(self, code: str, *, seconds_max: int = 240) -> str:
         """Run code in the platform's Django; its output."""
         done = subprocess.run(
             [sys.executable, "-c", "import django; django.setup()\n" + code],
@@ -156,7 +156,7 @@ class Platform:
             check=False,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds_max,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

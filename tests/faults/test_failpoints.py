@@ -73,12 +73,15 @@ def test_killed_at_any_arrow_every_call_is_exact(platform, upstream, place):
     assert after.saw_end
 
 
-def test_killed_while_recovering_what_another_left_nothing_is_charged_twice(platform, upstream):
+@pytest.mark.parametrize("place", ["ingest.in_recovery", "ingest.in_removal"])
+def test_killed_while_recovering_what_another_left_nothing_is_charged_twice(
+    platform, upstream, place
+):
     process, port = platform.start_web(crash_at="web.after_chunk_sent:20")
     clients = Clients(platform.key, [port])
     asyncio.run(play(clients))
     assert process.wait(timeout=30) == -signal.SIGKILL
-    ingester = platform.start_ingester(crash_at="ingest.in_recovery")
+    ingester = platform.start_ingester(crash_at=place)
     assert ingester.wait(timeout=30) == -signal.SIGKILL, platform.logs()
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
