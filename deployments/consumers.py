@@ -126,6 +126,7 @@ class LiveLogs(AsyncWebsocketConsumer):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI entry point; ends when the client leaves, or was left because it took nothing."""
         self._pump: asyncio.Task[None] | None = None
+        self._is_ended = False
         self._given_up = asyncio.Event()
         serving = asyncio.ensure_future(super().__call__(scope, receive, send))
         giving_up = asyncio.ensure_future(self._given_up.wait())
@@ -149,7 +150,9 @@ class LiveLogs(AsyncWebsocketConsumer):
 
     async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
         """There is nothing to say: what to watch stands in the URL."""
-        await self.close(BAD_REQUEST, "This socket takes no messages.")
+        if self._pump is not None:
+            self._pump.cancel()  # nothing may be sent after the end
+        await self._end(BAD_REQUEST, "This socket takes no messages.")
 
     def find(self) -> Watched:
         """Who watches what, if they still may. Raises UnableToWatch."""
@@ -162,11 +165,16 @@ class LiveLogs(AsyncWebsocketConsumer):
 
     async def _run(self) -> None:
         try:
-            code, reason = await self._end_of_watch()
-            async with asyncio.timeout(STALL_SECONDS_MAX):
-                await self.close(code, reason)
+            await self._end(*await self._end_of_watch())
         except OSError:  # the client left, or took nothing (TimeoutError is one)
             self._given_up.set()
+
+    async def _end(self, code: int, reason: str) -> None:
+        """Close the socket, once. Raises OSError."""
+        if not self._is_ended:
+            self._is_ended = True
+            async with asyncio.timeout(STALL_SECONDS_MAX):
+                await self.close(code, reason)
 
     async def _end_of_watch(self) -> tuple[int, str]:
         """Watch until something ends it: the code and reason to close with. Raises OSError."""

@@ -360,3 +360,18 @@ def test_a_client_that_speaks_is_closed(
         message(client)
         client.send(json.dumps({"subscribe": "everything"}))
         assert close_code(client) == consumers.BAD_REQUEST
+
+
+def test_speaking_while_lines_come_ends_it_cleanly(
+    server: LiveServer, deployment: Deployment, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(deployment, *["x" * 10_000] * 500)
+    with server.as_agent(token, "?tail=1000") as client:
+        line(client)
+        client.send("one")
+        client.send("two")
+        assert close_code(client) == consumers.BAD_REQUEST
+    watching = consumers._watching
+    assert watching is not None
+    _wait_for(lambda: not watching.places._taken)
+    assert not caplog.records
