@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from config import demo
 from config.supervisor import Child, Supervisor
+from deployments.runtime import drivers
 from deployments.runtime.host_client import HostDriver, UnableToReachHost
 
 READY_SECONDS_MAX = 60.0
@@ -77,7 +78,8 @@ class Command(BaseCommand):
         self._say("Preparing the database.")
         call_command("migrate", verbosity=0, interactive=False)
         seeded = demo.seed(at=timezone.now(), say=self._say)
-        supervisor.add(_function_host())
+        if not drivers.keeps_functions():
+            supervisor.add(_function_host())
         self._say("Starting the web process.")
         supervisor.add(_web(web_environment))
         if settings.REDIS_URL:
@@ -203,7 +205,9 @@ def _function_host() -> Child:
 
 
 def _about_functions() -> str:
-    """How functions run here, as their host tells."""
+    """How functions run, as their host tells, if they have one."""
+    if drivers.keeps_functions():
+        return f"Functions: {settings.FUNCTION_DRIVER}."
     try:
         health = asyncio.run(HostDriver(settings.FUNCTION_HOST_SOCKET).health())
     except UnableToReachHost as error:
