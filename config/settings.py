@@ -276,7 +276,7 @@ DEPLOYMENTS_PER_WORKSPACE_MAX = env.integer("DEPLOYMENTS_PER_WORKSPACE_MAX", 100
 # Per deployment: releases one can go back to, and those of them that lie unpacked.
 RELEASES_KEPT_MAX = env.integer("RELEASES_KEPT_MAX", 50)
 RELEASES_UNPACKED_MAX = env.integer("RELEASES_UNPACKED_MAX", 20)
-FUNCTION_DRIVER = env.text("FUNCTION_DRIVER", "local-plain")
+FUNCTION_DRIVER = env.text("FUNCTION_DRIVER", "auto")
 # For FUNCTION_DRIVER=aws-lambda; AWS credentials come from where AWS's own tools find them.
 AWS_LAMBDA: dict[str, Any] = {
     "region": env.text("AWS_LAMBDA_REGION"),
@@ -291,6 +291,9 @@ AWS_LAMBDA: dict[str, Any] = {
 }
 # Where the process that runs functions listens (python -m deployments.runtime.host).
 FUNCTION_HOST_SOCKET = Path(env.text("FUNCTION_HOST_SOCKET", str(RUNTIME_DIR / "fnhost.sock")))
+# Where functions get through to the gateway, if not at PUBLIC_URL's own host and port.
+FUNCTION_GATEWAY_ADDRESS = env.text("FUNCTION_GATEWAY_ADDRESS")
+FUNCTION_EGRESS = env.text("FUNCTION_EGRESS", "public")  # or none: the gateway alone
 FUNCTIONS_IN_PROCESS = False  # for tests: without a host, as children of this process
 
 # --- Gateway: where the providers are ---------------------------------------------------------

@@ -55,6 +55,7 @@ def _data_in_a_folder_of_its_own(settings: Any, tmp_path: Any) -> None:
     settings.RELEASES_DIR = tmp_path / "releases"
     settings.RUNTIME_DIR = tmp_path / "run"
     settings.FUNCTIONS_IN_PROCESS = True
+    settings.FUNCTION_DRIVER = "local-plain"  # its functions see files that a test makes
     settings.JOURNAL_DIR = tmp_path / "journal"
     settings.JOURNAL_SEGMENT_BYTES = 1024 * 1024
     settings.JOURNAL_SLOTS = 128

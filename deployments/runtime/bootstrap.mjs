@@ -2,6 +2,7 @@
 // runs the function's handler, and sends back what it answers. Follows AWS Lambda's Node.js
 // runtime in what a handler can see; knows nothing of the server beyond the socket.
 import fs from "node:fs";
+import net from "node:net";
 import path from "node:path";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Writable } from "node:stream";
@@ -12,9 +13,10 @@ import { format } from "node:util";
 // 6 MB and some milliseconds for every instance.
 const http = process.getBuiltinModule("node:http");
 
-const { AIG_RUNTIME_SOCKET: socketPath, AIG_ENTRY: entry } = process.env;
+const { AIG_RUNTIME_SOCKET: socketPath, AIG_ENTRY: entry, AIG_BRIDGES: bridges = "[]" } = process.env;
 delete process.env.AIG_RUNTIME_SOCKET;
 delete process.env.AIG_ENTRY;
+delete process.env.AIG_BRIDGES;
 
 const BASE = "/2018-06-01/runtime";
 const STREAMING = Symbol.for("aws.lambda.runtime.handler.streaming");
@@ -48,6 +50,27 @@ for (const [method, level] of [["log", ""], ["info", ""], ["debug", ""], ["warn"
   console[method] = (...values) => log(level, values);
 }
 console.trace = (...values) => log("", [new Error(format(...values)).stack.replace("Error", "Trace")]);
+
+// --- Bridges ----------------------------------------------------------------------------------
+// In a network of its own the function has nothing but this loopback: what it sends to a bridge's
+// port is passed on through a socket. Both loopback addresses, because names may mean either.
+function pass(inside, socket) {
+  const outside = net.connect({ path: socket, allowHalfOpen: true });
+  for (const [from, to] of [[inside, outside], [outside, inside]])
+    from.on("error", () => to.destroy()).on("close", () => from.readableEnded || to.destroy()).pipe(to);
+}
+
+function listen(host, { port, socket }) {
+  return new Promise((resolve, reject) => {
+    const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (inside) => pass(inside, socket));
+    server.on("error", reject).listen({ host, port }, () => resolve(server.unref()));
+  });
+}
+
+async function build(bridge) {
+  await listen("127.0.0.1", bridge);
+  await listen("::1", bridge).catch(() => {}); // machines without IPv6
+}
 
 // --- Runtime API ------------------------------------------------------------------------------
 function call(method, url, { body, headers = {} } = {}) {
@@ -113,6 +136,7 @@ class ResponseStream extends Writable {
     if (this.#request) return;
     this.#request = http.request({
       socketPath,
+      agent: false, // the global one may have been told of a proxy
       method: "POST",
       path: `${BASE}/invocation/${this.#id}/response`,
       headers: {
@@ -247,6 +271,7 @@ async function stream(handler, event, id, deadline) {
 async function main() {
   let handler;
   try {
+    await Promise.all(JSON.parse(bridges).map(build));
     handler = await load();
   } catch (error) {
     await report(error, loadHint(error));

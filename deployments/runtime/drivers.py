@@ -17,9 +17,11 @@ from django.conf import settings
 
 from deployments.runtime import host_status, launchers
 from deployments.runtime.driver import FunctionDriver, FunctionSpec
+from deployments.runtime.egress import Egress, Policy
 from deployments.runtime.host_client import HostDriver, HostLog
 from deployments.runtime.log_queue import LineSink, LogQueue
 from deployments.runtime.log_writer import LogWriter
+from deployments.runtime.network import Gateway, Network
 from deployments.runtime.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,9 @@ def _make_driver(sink: LineSink) -> FunctionDriver:
         raise UnableToRun(str(error)) from None
     if launcher.warning:
         logger.warning(launcher.warning)
-    return Pool(launcher, settings.RUNTIME_DIR, sink)
+    gateway = Gateway.at(settings.PUBLIC_URL, settings.FUNCTION_GATEWAY_ADDRESS)
+    network = Network(gateway, Egress(Policy(settings.FUNCTION_EGRESS), gateway.host))
+    return Pool(launcher, settings.RUNTIME_DIR, sink, network=network)
 
 
 def _aws_lambda(sink: LineSink) -> FunctionDriver:

@@ -23,7 +23,9 @@ from typing import Any
 
 from deployments.runtime import launchers
 from deployments.runtime.driver import Failed, Failure, FunctionSpec, UnableToPrepare
+from deployments.runtime.egress import Egress, Policy
 from deployments.runtime.log_queue import Batch, LogQueue
+from deployments.runtime.network import Gateway, Network, UnableToAddress
 from deployments.runtime.pool import SOCKET_PATH_BYTES_MAX, Limits, Pool
 from deployments.runtime.wire import (
     Answer,
@@ -59,6 +61,9 @@ class Settings:
     driver: str = launchers.AUTO
     allow_plain: bool = False
     socket_mode: int = 0o600
+    gateway_url: str = "http://localhost:8000"
+    gateway_address: str = ""
+    egress: Policy = Policy.PUBLIC
     limits: Limits = dataclasses.field(default_factory=Limits)
 
 
@@ -266,8 +271,17 @@ async def _make(settings: Settings, queue: LogQueue) -> Host:
         return Host(None, queue, Health(driver=settings.driver, refusal=str(error)))
     if launcher.warning:
         logger.warning(launcher.warning)
-    pool = Pool(launcher, settings.folder, queue, limits=settings.limits)
+    gateway = _gateway(settings)
+    network = Network(gateway, Egress(settings.egress, gateway.host))
+    pool = Pool(launcher, settings.folder, queue, limits=settings.limits, network=network)
     return Host(pool, queue, Health(driver=launcher.name, warning=launcher.warning))
+
+
+def _gateway(settings: Settings) -> Gateway:
+    try:
+        return Gateway.at(settings.gateway_url, settings.gateway_address)
+    except UnableToAddress as error:
+        raise UnableToHost(str(error)) from None
 
 
 async def _listen(
@@ -331,6 +345,19 @@ def _settings() -> tuple[Settings, bool]:
         type=lambda text: int(text, 8),
         default=0o600,
         help="0660 when web processes run as another user of the socket's group",
+    )
+    parser.add_argument(
+        "--gateway-url", default="http://localhost:8000", help="PUBLIC_URL of the platform"
+    )
+    parser.add_argument(
+        "--gateway-address", default="", help="host:port that answers for it, if not its own"
+    )
+    parser.add_argument(
+        "--egress",
+        type=Policy,
+        choices=list(Policy),
+        default=Policy.PUBLIC,
+        help="where functions may connect to, besides the gateway",
     )
     for limit in dataclasses.fields(Limits):
         parser.add_argument(

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deployments.runtime.driver import (
     UnableToLaunch,
 )
 from deployments.runtime.invocation import Invocation
+from deployments.runtime.network import Network, Ways
 from deployments.runtime.output import Output
 
 STOP_SECONDS_MAX = 5.0
@@ -34,13 +36,20 @@ class UnableToStart(Exception):
 class Instance:
     """A process that serves one function of one release, from start to stop."""
 
-    def __init__(self, spec: FunctionSpec, folder: Path) -> None:
+    def __init__(self, spec: FunctionSpec, folder: Path, network: Network | None = None) -> None:
+        """`network` is for launchers that give instances a network of their own."""
         self.spec = spec
         self.folder = folder
-        self.place = Place(sockets=folder / "run", home=folder / "tmp")
+        self.place = Place(
+            sockets=folder / "run",
+            home=folder / "tmp",
+            bridges=network.bridges if network is not None else (),
+        )
         self.api = RuntimeApi(self.place.api_socket)
         self.idle_timer: asyncio.TimerHandle | None = None
         self.is_used = False
+        self._network = network
+        self._ways: Ways | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._exited = asyncio.Event()
@@ -67,7 +76,7 @@ class Instance:
         await asyncio.to_thread(self._make_folders)
         await self.api.start()
         try:
-            process = await launcher.launch(self.spec, self.place)
+            process = await launcher.launch(await self._connect(output), self.place)
         except UnableToLaunch as error:
             raise UnableToStart(str(error)) from None
         except OSError as error:
@@ -78,6 +87,16 @@ class Instance:
                 self._tasks.append(asyncio.create_task(output.read(stream)))
         self._tasks.append(asyncio.create_task(self._watch(process, launcher)))
         await self._wait_until_ready(timeout_seconds)
+
+    async def _connect(self, output: Output) -> FunctionSpec:
+        """Open the ways out; the spec with the variables that lead to them."""
+        if self._network is None:
+            return self.spec
+        self._ways = await self._network.open(
+            self.spec.deployment_id, self.place.sockets, output.say
+        )
+        variables = {**self.spec.environment, **self._network.environment()}
+        return replace(self.spec, environment=variables)
 
     def _make_folders(self) -> None:
         for folder in (self.place.sockets, self.place.home):
@@ -154,6 +173,8 @@ class Instance:
             for task in late:
                 task.cancel()
         self._fail_current()
+        if self._ways is not None:
+            await self._ways.close()
         await self.api.close()
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 

@@ -64,16 +64,23 @@ class Output:
                 rest = b""
         self._line(rest)
 
+    def say(self, message: str) -> None:
+        """Log what the platform has to say about the request that runs now; capped as output."""
+        if self._admits(len(message)):
+            self._sink.add(self._spec, self._current_request(), message)
+
     def _line(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        admitted, is_first_refusal = self._cap.admits(len(line))
+        if line.strip() and self._admits(len(line)):
+            self._sink.add(self._spec, *self._parse(line))
+
+    def _admits(self, size: int) -> bool:
+        """Whether so many more bytes may be logged; the first refusal in a minute is logged."""
+        admitted, is_first_refusal = self._cap.admits(size)
         if is_first_refusal:
             self._sink.add(
                 self._spec, "", "Output over 1 MB in a minute: the rest of this minute is dropped."
             )
-        if admitted:
-            self._sink.add(self._spec, *self._parse(line))
+        return admitted
 
     def _parse(self, line: bytes) -> tuple[str, str]:
         """Request id and message of a tagged line, or of a plain line printed just now."""

@@ -28,6 +28,7 @@ from deployments.runtime.driver import (
 from deployments.runtime.instance import Instance, UnableToStart
 from deployments.runtime.invocation import Invocation
 from deployments.runtime.log_queue import LineSink
+from deployments.runtime.network import Network
 from deployments.runtime.output import Output, RateCap
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, with the final NUL.
@@ -56,15 +57,18 @@ class Pool:
         sink: LineSink,
         *,
         limits: Limits | None = None,
+        network: Network | None = None,
     ) -> None:
         """`folder` is for sockets and temporary files; a short one is made when it is too long.
 
-        `sink` gets what functions print and what the platform says about their runs.
+        `sink` gets what functions print and what the platform says about their runs. `network` is
+        for launchers that give instances a network of their own.
         """
         self.name = launcher.name
         self.limits = limits or Limits()
         self._sink = sink
         self._launcher = launcher
+        self._network = network if launcher.has_own_network else None
         self._wished_folder = folder
         self._folder: Path | None = None
         self._numbers = itertools.count(1)
@@ -193,7 +197,8 @@ class Pool:
         return await self._start(spec)
 
     async def _start(self, spec: FunctionSpec) -> Instance:
-        instance = Instance(spec, await self._own_folder() / f"{next(self._numbers):x}")
+        folder = await self._own_folder() / f"{next(self._numbers):x}"
+        instance = Instance(spec, folder, self._network)
         self._instances.add(instance)
         output = Output(spec, self._sink, self._caps[spec.deployment_id], instance.request_id)
         try:

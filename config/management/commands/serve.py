@@ -199,6 +199,8 @@ def _function_host() -> Child:
     command = [sys.executable, "-m", "deployments.runtime.host", "--supervised"]
     command += ["--socket", str(settings.FUNCTION_HOST_SOCKET)]
     command += ["--folder", str(settings.RUNTIME_DIR), "--driver", settings.FUNCTION_DRIVER]
+    command += ["--gateway-url", settings.PUBLIC_URL, "--egress", settings.FUNCTION_EGRESS]
+    command += ["--gateway-address", settings.FUNCTION_GATEWAY_ADDRESS]
     if settings.EMBEDDED:
         command.append("--allow-plain")
     return Child("The function host", command, inherits_environment=False, folder=settings.BASE_DIR)
