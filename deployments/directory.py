@@ -6,6 +6,7 @@ workspace, so that a foreign deployment is indistinguishable from none.
 
 import re
 import secrets
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -42,6 +43,12 @@ def all_of(workspace: Workspace) -> QuerySet[Deployment]:
     return Deployment.objects.filter(workspace=workspace, deleted_at=None).select_related(
         "active_release"
     )
+
+
+def deleted_among(deploy_ids: Collection[str]) -> set[str]:
+    """Which of these ids belong to no deployment that is not deleted."""
+    alive = Deployment.objects.filter(deploy_id__in=deploy_ids, deleted_at=None)
+    return set(deploy_ids) - set(alive.values_list("deploy_id", flat=True))
 
 
 def find(workspace: Workspace, deploy_id: str | None = None) -> Deployment:

@@ -10,11 +10,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import DatabaseError
 
+from deployments import directory
 from deployments.runtime import host_status, launchers
 from deployments.runtime.driver import FunctionDriver, FunctionSpec
 from deployments.runtime.egress import Egress, Policy
@@ -23,6 +27,7 @@ from deployments.runtime.log_queue import LineSink, LogQueue
 from deployments.runtime.log_writer import LogWriter
 from deployments.runtime.network import Gateway, Network
 from deployments.runtime.pool import Pool
+from deployments.runtime.wire import Health
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +70,20 @@ def _make() -> _Runtime:
     queue = LogQueue()
     driver = _make_driver(queue)
     if isinstance(driver, HostDriver):
-        watching = asyncio.create_task(host_status.watch(driver.health))
+        tend = partial(_end_deleted, driver)
+        watching = asyncio.create_task(host_status.watch(driver.health, tend))
         return _Runtime(driver, LogWriter(HostLog(settings.FUNCTION_HOST_SOCKET)), watching)
     return _Runtime(driver, LogWriter(queue))
+
+
+async def _end_deleted(driver: HostDriver, health: Health) -> None:
+    """Stop instances of deployments that were deleted, wherever that was done."""
+    try:
+        deleted = await sync_to_async(directory.deleted_among)(health.deploy_ids)
+    except DatabaseError:
+        return  # asked again in a few seconds
+    for deploy_id in deleted:
+        await driver.delete(deploy_id, [])
 
 
 def _make_driver(sink: LineSink) -> FunctionDriver:

@@ -88,6 +88,15 @@ def _headers(request: Request) -> tuple[dict[str, str], list[str]]:
     return headers, cookies
 
 
+def _values_of(request: Request, headers: dict[str, str]) -> dict[str, list[str]]:
+    """`headers`, each with all its values as they were received, as version 1.0 has them."""
+    values: dict[str, list[str]] = {}
+    for name, value in request.headers:
+        if name in headers and name not in FORWARDED and name != "cookie":
+            values.setdefault(name, []).append(value)
+    return {name: values.get(name, [value]) for name, value in headers.items()}
+
+
 def _body(body: bytes) -> tuple[str | None, bool]:
     """The body as text, or base64 (True) when it is not UTF-8; None when there is none."""
     if not body:
@@ -102,9 +111,12 @@ def event_of(request: Request, *, request_id: str, at: datetime) -> bytes:
     """The JSON event of a request received at `at`."""
     headers, cookies = _headers(request)
     body, is_base64 = _body(request.body)
-    parameters: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
     for name, value in parse_qsl(request.query, keep_blank_values=True):
-        parameters[name] = f"{parameters[name]},{value}" if name in parameters else value
+        values.setdefault(name, []).append(value)
+    received = at.strftime("%d/%b/%Y:%H:%M:%S +0000")
+    user_agent = headers.get("user-agent", "")
+    proxy = request.raw_path.lstrip("/")
     event = {
         "version": "2.0",
         "routeKey": "$default",
@@ -114,20 +126,36 @@ def event_of(request: Request, *, request_id: str, at: datetime) -> bytes:
         "rawQueryString": request.query,
         "headers": headers,
         "cookies": cookies,
-        "queryStringParameters": parameters or None,
+        "multiValueHeaders": _values_of(request, headers),
+        "queryStringParameters": {name: ",".join(each) for name, each in values.items()} or None,
+        "multiValueQueryStringParameters": values or None,
+        "resource": "/{proxy+}",
+        "pathParameters": {"proxy": proxy} if proxy else None,
+        "stageVariables": None,
         "body": body,
         "isBase64Encoded": is_base64,
         "requestContext": {
+            "accountId": "anonymous",
+            "apiId": "local",
             "requestId": request_id,
             "stage": "$default",
+            "time": received,
             "timeEpoch": int(at.timestamp() * 1000),
+            "requestTime": received,
+            "requestTimeEpoch": int(at.timestamp() * 1000),
             "domainName": request.host,
+            "domainPrefix": request.host.partition(".")[0],
+            "httpMethod": request.method,
+            "path": request.raw_path,
+            "resourcePath": "/{proxy+}",
+            "protocol": request.protocol,
+            "identity": {"sourceIp": request.client, "userAgent": user_agent},
             "http": {
                 "method": request.method,
                 "path": request.raw_path,
                 "protocol": request.protocol,
                 "sourceIp": request.client,
-                "userAgent": headers.get("user-agent", ""),
+                "userAgent": user_agent,
             },
         },
     }

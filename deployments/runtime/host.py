@@ -179,6 +179,7 @@ class Host:
             warning=self._health.warning,
             refusal=self._health.refusal,
             instances=self._driver.instance_count if self._driver is not None else 0,
+            deploy_ids=tuple(self._driver.deploy_ids) if self._driver is not None else (),
             running=self._running,
             lines_waiting=self._queue.waiting,
             lines_dropped=self._queue.dropped_total,

@@ -65,11 +65,15 @@ def notice() -> Notice | None:
     return None
 
 
-async def watch(health: Callable[[], Awaitable[Health]]) -> None:
-    """Ask again and again, until cancelled."""
+async def watch(
+    health: Callable[[], Awaitable[Health]], tend: Callable[[Health], Awaitable[None]]
+) -> None:
+    """Ask again and again, until cancelled; `tend` does what the health calls for."""
     while True:
         try:
-            note(await health())
+            known = await health()
+            note(known)
+            await tend(known)
         except UnableToReachHost as error:
             note(None)
             if _misses == MISSES_MAX:

@@ -258,6 +258,11 @@ class Pool:
         """How many processes there are, idle ones included."""
         return len(self._instances)
 
+    @property
+    def deploy_ids(self) -> set[str]:
+        """Which deployments have instances."""
+        return {instance.spec.deploy_id for instance in self._instances}
+
     async def prepare(self, spec: FunctionSpec) -> None:
         """See FunctionDriver. Nothing to do: an instance starts from the release's folder."""
 

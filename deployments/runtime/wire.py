@@ -79,6 +79,7 @@ class Health:
     warning: str = ""
     refusal: str = ""
     instances: int = 0
+    deploy_ids: tuple[str, ...] = ()  # of deployments with instances
     running: int = 0
     lines_waiting: int = 0
     lines_dropped: int = 0

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from deployments import directory
 from orgs.models import Workspace
@@ -90,3 +91,16 @@ def test_addresses_follow_the_public_url(workspace: Workspace, settings: Any) ->
     assert directory.url_of(deployment) == f"http://{deployment.deploy_id}.localhost:8123"
     settings.PUBLIC_URL, settings.APPS_DOMAIN = "https://console.example", "apps.example"
     assert directory.url_of(deployment) == f"https://{deployment.deploy_id}.apps.example"
+
+
+def test_ids_of_deleted_and_unknown_deployments_are_told_apart_from_living_ones(
+    workspace: Workspace,
+) -> None:
+    alive, deleted = (
+        factories.make_deployment(workspace=workspace, prefix=prefix, is_default=False)
+        for prefix in ("alive", "deleted")
+    )
+    deleted.deleted_at = timezone.now()
+    deleted.save()
+    ids = [alive.deploy_id, deleted.deploy_id, "nobody-0123456789"]
+    assert directory.deleted_among(ids) == {deleted.deploy_id, "nobody-0123456789"}

@@ -53,15 +53,38 @@ def test_one_event_carries_both_versions_of_the_gateways_event() -> None:
             "x-forwarded-proto": "https",
             "x-forwarded-host": "app-1.localhost",
         },
+        "multiValueHeaders": {
+            "host": ["app-1.localhost"],
+            "user-agent": ["curl/8"],
+            "accept": ["text/html", "text/plain"],
+            "x-forwarded-for": ["192.0.2.1"],
+            "x-forwarded-proto": ["https"],
+            "x-forwarded-host": ["app-1.localhost"],
+        },
         "cookies": [],
         "queryStringParameters": {"x": "1,2", "y": " "},
+        "multiValueQueryStringParameters": {"x": ["1", "2"], "y": [" "]},
+        "resource": "/{proxy+}",
+        "pathParameters": {"proxy": "a%20b"},
+        "stageVariables": None,
         "body": "hi",
         "isBase64Encoded": False,
         "requestContext": {
+            "accountId": "anonymous",
+            "apiId": "local",
             "requestId": "r1",
             "stage": "$default",
+            "time": "02/Jan/2026:00:00:00 +0000",
             "timeEpoch": 1767312000000,
+            "requestTime": "02/Jan/2026:00:00:00 +0000",
+            "requestTimeEpoch": 1767312000000,
             "domainName": "app-1.localhost",
+            "domainPrefix": "app-1",
+            "httpMethod": "POST",
+            "path": "/a%20b",
+            "resourcePath": "/{proxy+}",
+            "protocol": "HTTP/1.1",
+            "identity": {"sourceIp": "192.0.2.1", "userAgent": "curl/8"},
             "http": {
                 "method": "POST",
                 "path": "/a%20b",
@@ -74,8 +97,10 @@ def test_one_event_carries_both_versions_of_the_gateways_event() -> None:
 
 
 def test_what_is_not_there_is_null() -> None:
-    seen = event(query="", body=b"")
+    seen = event(query="", body=b"", raw_path="/")
     assert seen["queryStringParameters"] is None
+    assert seen["multiValueQueryStringParameters"] is None
+    assert seen["pathParameters"] is None
     assert seen["body"] is None
 
 
