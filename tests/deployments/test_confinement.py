@@ -108,6 +108,28 @@ def test_a_child_that_does_not_end_is_killed(
         confinement.unpack(file, folder, seconds_max=0.5)
 
 
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGXCPU", "SIGSEGV"])
+def test_a_child_that_the_system_kills_is_told_as_what_it_was_refused(
+    folder: Path, shut_in: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The kernel's killers of memory and time leave nothing but a signal."""
+    kill = f"import os, signal; os.kill(os.getpid(), signal.{end})"
+    monkeypatch.setattr(confinement, "START", kill)
+    with (
+        opened(static_site()) as file,
+        pytest.raises(confinement.UnableToUnpack, match="too long or needed too much memory"),
+    ):
+        confinement.unpack(file, folder)
+
+
+def test_a_child_that_ends_without_an_answer_is_the_platforms_fault(
+    folder: Path, shut_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confinement, "START", "raise SystemExit(3)")
+    with opened(static_site()) as file, pytest.raises(confinement.ChildCrashed, match="status 3"):
+        confinement.unpack(file, folder)
+
+
 def test_a_file_over_the_systems_limit_is_no_success(folder: Path, shut_in: str) -> None:
     large = make_zip({"config.json": config(), "static/a.bin": os.urandom(2 * MIB)})
     with opened(large) as file, pytest.raises(confinement.ChildCrashed, match="File too large"):

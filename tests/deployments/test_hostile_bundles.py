@@ -328,6 +328,7 @@ def test_a_hostile_bundle_is_refused_by_name_and_leaves_nothing(
     for told in hostile.tells:
         assert told in str(refused.value)
     assert files_below(settings.RELEASES_DIR, settings.INCOMING_DIR) == before
+    assert list(storage.stored_bundles()) == [live.bundle_sha256]
     deployment.refresh_from_db()
     live.refresh_from_db()
     assert deployment.active_release == live
