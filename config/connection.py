@@ -61,14 +61,22 @@ class Connection(HttpToolsProtocol):
             self._head_ends = None
 
     def _give_up(self) -> None:
-        if self._head_bytes:
+        if self._is_answering():  # the request before this one has all the time it needs
+            self._head_ends = self.loop.call_later(HEAD_SECONDS_MAX, self._give_up)
+        elif self._head_bytes:
             self._refuse(408, f"The request's head took more than {HEAD_SECONDS_MAX:g} seconds.")
         else:
             self._stop_expecting()
             self.transport.close()
 
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _refuse(self, status: int, message: str) -> None:
         self._stop_expecting()
+        if self._is_answering():  # nothing may be said inside another answer
+            self.transport.close()
+            return
         body = message.encode()
         head = f"content-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)

@@ -88,6 +88,18 @@ def test_a_head_that_comes_byte_by_byte_or_without_end_is_refused(platform):
         assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
 
 
+def test_half_a_head_behind_a_long_stream_does_not_disturb_it(platform, upstream):
+    _, port = platform.start_web(HEAD_SECONDS="1")
+    streaming = request(platform.key, "long", 100, pause_ms=30)
+    answer = answer_to(port, streaming + b"GET /health HT")
+    stream, _, refusal = answer.partition(b"data: [DONE]")
+    assert stream.count(b'"content":') == 100
+    assert b"HTTP/1.1 408 " not in stream
+    assert b"HTTP/1.1 408 " in refusal
+    books = platform.settle()
+    assert [record["output"] for record in books.records] == [100]
+
+
 def test_two_requests_in_one_breath_are_two_calls_answered_in_turn(platform, upstream):
     _, port = platform.start_web()
     first = request(platform.key, "first", 3)
