@@ -140,9 +140,9 @@ def test_a_failure_is_shown_and_can_be_tried_again(
 def test_a_suggestion_is_sent_at_a_click(platform: Platform, page: Page, chat: str) -> None:
     page.set_viewport_size({"width": 390, "height": 700})
     open_chat(page, platform, chat)
-    page.get_by_role("button", name="Write a haiku about the sea").click()
+    with page.expect_request("**/api/chat") as request:
+        page.get_by_role("button", name="Write a haiku about the sea").click()
+    assert request.value.post_data_json["model"] == "smollm2-135m"
     expect(page.get_by_test_id("message-user")).to_have_text("Write a haiku about the sea")
-    answer = page.get_by_test_id("message-assistant").first
-    expect(answer).not_to_be_empty(timeout=ANSWER_MS_MAX)
     overflow = "document.documentElement.scrollWidth > innerWidth"
     assert page.evaluate(overflow) is False, "the page is wider than a phone"

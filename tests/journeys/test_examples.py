@@ -285,9 +285,7 @@ def test_nextjs_goes_from_page_to_page_without_loading_anew(
 
 @pytest.fixture(scope="module")
 def ai_sdk(platform: Platform) -> str:
-    deploy_id = deploy(platform, "ai-sdk", str(EXAMPLES / "ai-sdk-chat"), "--provision")
-    shorten_answers(platform, deploy_id)
-    return deploy_id
+    return deploy(platform, "ai-sdk", str(EXAMPLES / "ai-sdk-chat"), "--provision")
 
 
 def ui_message(role: str, text: str) -> dict[str, Any]:
@@ -325,9 +323,11 @@ def test_ai_sdk_chat_offers_every_model_that_chats(platform: Platform, ai_sdk: s
     assert offered == {"smollm2-135m": "", **dict.fromkeys(MODELS_WITH_TOOLS, "stand-in")}
 
 
-def test_ai_sdk_chat_streams_from_the_local_model(platform: Platform, ai_sdk: str) -> None:
-    question = ui_message("user", "Say hello in five words.")
-    count, chunks = ui_stream(platform, ai_sdk, "smollm2-135m", question)
+def test_ai_sdk_chat_streams_from_the_local_model(platform: Platform) -> None:
+    deploy_id = deploy(platform, "ai-sdk-local", str(EXAMPLES / "ai-sdk-chat"), "--provision")
+    shorten_answers(platform, deploy_id)
+    question = ui_message("user", "Tell me a story about a lighthouse.")
+    count, chunks = ui_stream(platform, deploy_id, "smollm2-135m", question)
     assert count > 3
     assert sum(chunk["type"] == "text-delta" for chunk in chunks) > 3
     assert chunks[0] == {"type": "start", "messageMetadata": {"model": "smollm2-135m"}}
