@@ -1,10 +1,13 @@
-"""The server that tests of the client talk to."""
+"""What tests of deployments share: a server for the client, and an end for functions."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 
+from deployments import sites
 from tests.deployments.cli_server import ProtocolServer, serve
 
 
@@ -14,3 +17,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Protocol
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with serve() as protocol:
         yield protocol
+
+
+@pytest.fixture
+async def functions_end(db: None) -> AsyncIterator[None]:
+    """Afterwards no function runs, and threads hold no connections."""
+    yield
+    await sites.shutdown()
+    await sync_to_async(connections.close_all)()

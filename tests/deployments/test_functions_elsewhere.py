@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connections
 from django.utils import timezone
 
 from deployments import deploying, environment, releases, sites, tasks
@@ -18,16 +17,12 @@ from tests.deployments.test_releases import deploy
 from tests.deployments.test_sites import Visit
 from tests.deployments.zips import function_site, static_site
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("functions_end"),
+]
 
 ROLE = "arn:aws:iam::000000000000:role/functions"
-
-
-@pytest.fixture(autouse=True)
-async def _end_functions_and_connections(db: None) -> AsyncIterator[None]:
-    yield
-    await sites.shutdown()
-    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connections
 from django.utils import timezone
 
 from deployments import releases, sites, staticindex, storage
@@ -22,18 +21,14 @@ from tests.deployments.releasing import deploy
 from tests.deployments.waiting import until
 from tests.deployments.zips import static_site
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("functions_end"),
+]
 
 FILESYSTEM = {"handle": "filesystem"}
 TO_FUNCTION = {"src": "^/.*$", "dest": "/functions/api"}
 ECHO = "export const handler = async (event) => ({statusCode: 200, body: JSON.stringify(event)})"
-
-
-@pytest.fixture(autouse=True)
-async def _end_functions_and_connections(db: None) -> AsyncIterator[None]:
-    yield
-    await sites.shutdown()
-    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
