@@ -6,7 +6,7 @@ payment for ever, whatever is lost on the way. Must not know HTTP requests.
 """
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
 
@@ -14,6 +14,10 @@ from billing import auto_top_up, payments
 from billing.models import AgentTopUp, Payment, PaymentCustomer
 from billing.money import format_dollars
 from orgs.models import Organization, User, Workspace
+
+# A payment method that was declined so often is left alone for a while: banks count, too.
+DECLINES_MAX = 3
+DECLINES_WITHIN = timedelta(hours=1)
 
 Status = Payment.Status
 
@@ -27,7 +31,8 @@ class NotAllowed(Exception):
 
 
 class UnableToBuy(Exception):
-    """Allowed, but not this: no saved payment method, or more than is left of the month's limit."""
+    """Allowed, but not this: no saved payment method, one that is declined again and again, or more
+    than is left of the month's limit."""
 
 
 class KeyReused(Exception):
@@ -104,6 +109,18 @@ def _remember(setting: AgentTopUp | None, amount_nanos: int, name: str, at: date
     if customer is None:
         raise UnableToBuy(
             "No payment method is saved. An owner saves one with a top-up in the console."
+        )
+    declined = Payment.objects.filter(
+        payment_method_id=customer.payment_method_id,
+        organization_id=setting.organization_id,
+        kind=Payment.Kind.AGENT,
+        status=Status.FAILED,
+        created_at__gt=at - DECLINES_WITHIN,
+    )
+    if declined.count() >= DECLINES_MAX:
+        raise UnableToBuy(
+            f"The saved payment method was declined {DECLINES_MAX} times within an hour. Wait for "
+            "an hour, or have an owner save another one."
         )
     spent = spent_this_month_nanos(setting.organization_id, at)
     if spent + amount_nanos > setting.monthly_cap_nanos:

@@ -14,7 +14,7 @@ from billing import agent_top_up, auto_top_up, checks, ledger, payments
 from billing.models import AgentTopUp, AutoTopUp, Payment, PaymentCustomer, Transfer
 from orgs.models import IdempotentRequest
 from tests import factories
-from tests.stripe_server import AUTHENTICATION_CARD, DECLINED_CARD
+from tests.stripe_server import AUTHENTICATION_CARD, DECLINED_CARD, GOOD_CARD
 
 DOLLAR = 1_000_000_000
 pytestmark = pytest.mark.django_db
@@ -318,6 +318,28 @@ def test_a_decline_says_why_and_touches_no_automatic_top_up(
     setting = AutoTopUp.objects.get()
     assert (setting.declines, setting.next_try_at, setting.is_enabled) == (0, None, True)
     assert ledger.balance(organization).posted_nanos == 25 * DOLLAR
+
+
+def test_a_method_that_is_declined_again_and_again_is_left_alone_for_an_hour(
+    agent, allowed, stripe, saved, monkeypatch
+):
+    use_card(stripe, saved, DECLINED_CARD)
+    for number in range(agent_top_up.DECLINES_MAX):
+        refused(top_up(agent, key=f"order-{number}"), 402, "payment_declined")
+    asked = len(stripe.requests)
+    message = refused(top_up(agent, key="one-more"), 409, "top_up_not_possible")
+    assert "was declined 3 times within an hour" in message
+    assert len(stripe.requests) == asked
+    monkeypatch.setattr(agent_top_up, "DECLINES_WITHIN", timedelta(0))  # as if it were over
+    refused(top_up(agent, key="one-more"), 402, "payment_declined")
+
+
+def test_another_payment_method_can_be_charged_at_once(agent, allowed, stripe, saved):
+    use_card(stripe, saved, DECLINED_CARD)
+    for number in range(agent_top_up.DECLINES_MAX):
+        top_up(agent, key=f"order-{number}")
+    use_card(stripe, saved, GOOD_CARD)
+    assert top_up(agent, key="one-more").status_code == 200
 
 
 # --- Who switches it on --------------------------------------------------------------------------
