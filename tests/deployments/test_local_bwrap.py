@@ -34,10 +34,13 @@ import dns from 'node:dns'; import os from 'node:os';
 const listen = (port) => new Promise((resolve) => net.createServer()
   .on('error', (error) => resolve(error.code))
   .listen(port, '127.0.0.1', () => resolve('listening')));
+const connect = (port) => new Promise((resolve) => net
+  .connect(port, 'gateway.example', () => resolve('connected'))
+  .on('error', (error) => resolve(error.code)));
 export const handler = async (event) => ({
   uid: process.getuid(), user: os.userInfo().username, code: fs.readdirSync('/var/task'),
   capabilities: fs.readFileSync('/proc/self/status', 'utf8').match(/CapEff:\\s*(\\w+)/)[1],
-  low: await listen(443), high: await listen(8443),
+  low: await listen(444), high: await listen(8443), bridge: await connect(443),
   address: await dns.promises.lookup('gateway.example').then((a) => a.address, (e) => e.code),
   handles: fs.readdirSync('/proc/self/fd').map((fd) => { try {
     return fs.readlinkSync('/proc/self/fd/' + fd) } catch { return '' } }),
@@ -81,7 +84,7 @@ async def test_a_bridge_on_a_low_port_may_be_listened_on_and_its_host_is_the_loo
 ) -> None:
     seen = await answer_of(LocalBwrap(), function_in(tmp_path), place_in(tmp_path, GATEWAY))
     assert (seen["low"], seen["high"]) == ("listening", "listening")
-    assert seen["address"] == "127.0.0.1"
+    assert (seen["address"], seen["bridge"]) == ("127.0.0.1", "connected")
     assert int(seen["capabilities"], 16) == 1 << 10  # CAP_NET_BIND_SERVICE
 
 
@@ -101,7 +104,7 @@ def test_low_ports_work_without_root_too() -> None:
             return await answer_of(LocalBwrap(), function_in(path), place_in(path, GATEWAY))
 
     seen = as_ordinary_user(look)
-    assert (seen["low"], seen["uid"]) == ("listening", 1000)
+    assert (seen["low"], seen["bridge"], seen["uid"]) == ("listening", "connected", 1000)
 
 
 def test_the_environment_names_what_is_inside(tmp_path: Path) -> None:
