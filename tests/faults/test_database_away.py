@@ -192,7 +192,7 @@ def test_commits_whose_answer_is_lost_are_neither_lost_nor_made_twice(upstream, 
 
 
 def test_calls_go_on_while_the_databases_own_disk_is_full(upstream):
-    server = PostgresServer(disk_megabytes=160)
+    server = PostgresServer(disk_megabytes=256)
     upstream.generated.clear()
     platform = Platform(upstream.port, {"INGEST_IN_WEB": "false"})
     try:
