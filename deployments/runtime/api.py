@@ -6,12 +6,13 @@ cannot take another's invocations. Must not know how the instance was started.
 """
 
 import asyncio
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, StreamReader, web
 
 from deployments.runtime import events
 from deployments.runtime.driver import (
@@ -25,6 +26,11 @@ from deployments.runtime.driver import (
 from deployments.runtime.invocation import Invocation
 
 VERSION = "/2018-06-01/runtime"
+BROKEN_OFF = Failed(Failure.HANDLER, "The response stream broke off.")
+LEFT_SECONDS_MAX = 1.0  # until the server has seen the end of a dead process's connections
+POLL_SECONDS = 0.005
+DRAIN_SECONDS_MAX = 30.0  # for a slow visitor to take what a dead process wrote
+EXIT_SECONDS_MAX = 2.0  # from the end of a connection to that of its process
 ERROR_BYTES_MAX = 256 * 1024
 
 
@@ -36,6 +42,8 @@ class RuntimeApi:
         self.ready = asyncio.Event()
         self.init_error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.current: Invocation | None = None
+        self._no_stream = asyncio.Event()  # is being received
+        self._no_stream.set()
         self._waiting: asyncio.Queue[Invocation] = asyncio.Queue(maxsize=1)
         self._taking: set[asyncio.Task[Invocation]] = set()
         self._runner: web.AppRunner | None = None
@@ -64,6 +72,18 @@ class RuntimeApi:
             taking.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    async def drain(self) -> None:
+        """Receive what a process that has ended left in its connections, at most for a while."""
+        for _ in range(int(LEFT_SECONDS_MAX / POLL_SECONDS)):
+            if self._runner is None or self._runner.server is None:
+                return
+            if not self._runner.server.connections:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+                await self._no_stream.wait()
 
     def deliver(self, invocation: Invocation) -> None:
         """Queue an invocation for the instance's next `next`."""
@@ -105,12 +125,17 @@ class RuntimeApi:
         invocation = self._invocation(request)
         if request.headers.get("Lambda-Runtime-Function-Response-Mode", "").lower() == "streaming":
             invocation.streamed = True
+            self._no_stream.clear()
             failed = await _forward_stream(request, invocation)
         else:
             failed = await _forward_buffered(request, invocation)
+        self._no_stream.set()
         if failed is None:
             invocation.complete()
             return web.Response(status=202)
+        if failed is BROKEN_OFF:
+            # How the process ended says more; if it lives, it has closed the stream itself.
+            await invocation.wait_for_outcome(EXIT_SECONDS_MAX)
         invocation.fail(failed)
         return web.Response(status=413, text=failed.message)
 
@@ -172,11 +197,18 @@ async def _forward_stream(request: web.Request, invocation: Invocation) -> Faile
     except events.UnableToAnswer as error:
         return Failed(Failure.RESPONSE, str(error))
     except (OSError, ClientError, web.RequestPayloadError):
-        return Failed(Failure.HANDLER, "The response stream broke off.")
+        if left := _left(request.content):
+            await invocation.put(Chunk(left))
+        return BROKEN_OFF
     if not wanted and request.transport is not None:
         # The function learns that the visitor is gone: its stream closes.
         request.transport.close()
     return None
+
+
+def _left(content: StreamReader) -> bytes:
+    """What had arrived before the connection broke; aiohttp keeps it behind its error."""
+    return b"".join(content._buffer)[content._buffer_offset :]
 
 
 async def _forward_prelude(request: web.Request, invocation: Invocation) -> bytes:

@@ -116,55 +116,69 @@ process.on("uncaughtException", die);
 process.on("unhandledRejection", die);
 
 // --- Streaming --------------------------------------------------------------------------------
+// Chunked HTTP by hand, on a connection that is there before the handler runs: what a function has
+// written is then with the server at once, even if its next statement is process.exit().
 class ResponseStream extends Writable {
   #id;
   #contentType = "application/octet-stream";
-  #request = null;
-  answered; // settles once the server has taken the whole stream
+  #socket;
+  #opened = false;
+  answered; // settles once the server has taken the whole stream, or closed it
 
-  constructor(id) {
+  constructor(id, socket) {
     super({ highWaterMark: 64 * 1024 });
     this.#id = id;
-  }
-  get opened() {
-    return this.#request !== null;
+    this.#socket = socket.resume();
+    this.answered = new Promise((resolve) => {
+      // Closed early: the visitor left, or the server refused the stream.
+      socket.on("error", (error) => this.destroy(error));
+      socket.on("close", () => (this.writableFinished || this.destroy(), resolve()));
+    });
   }
   setContentType(contentType) {
     this.#contentType = contentType;
   }
+  #send(chunk) {
+    const data = Buffer.from(chunk);
+    if (!data.length) return;
+    this.#socket.write(`${data.length.toString(16)}\r\n`);
+    this.#socket.write(data);
+    this.#socket.write("\r\n");
+  }
   #open() {
-    if (this.#request) return;
-    this.#request = http.request({
-      socketPath,
-      agent: false, // the global one may have been told of a proxy
-      method: "POST",
-      path: `${BASE}/invocation/${this.#id}/response`,
-      headers: {
-        "Content-Type": this.#contentType,
-        "Lambda-Runtime-Function-Response-Mode": "streaming",
-        "Transfer-Encoding": "chunked",
-      },
-    });
-    this.answered = new Promise((resolve) => {
-      this.#request.on("response", (response) => response.resume().on("close", resolve));
-      // The visitor left, or the server refused the stream.
-      this.#request.on("error", (error) => (this.destroy(error), resolve()));
-      this.#request.on("close", () => (this.writableFinished || this.destroy(), resolve()));
-    });
-    this._onBeforeFirstWrite?.((chunk) => this.#request.write(chunk));
+    if (this.#opened) return;
+    this.#opened = true;
+    const path = `${BASE}/invocation/${this.#id}/response`;
+    this.#socket.write(
+      `POST ${path} HTTP/1.1\r\nHost: runtime\r\nConnection: close\r\nContent-Type: ${this.#contentType}\r\n` +
+        "Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    this._onBeforeFirstWrite?.((chunk) => this.#send(chunk));
   }
   _write(chunk, encoding, done) {
+    this.#socket.cork(); // one system call for all of it, made when it is uncorked
     this.#open();
-    this.#request.write(chunk, encoding, done);
+    this.#send(chunk);
+    this.#socket.write("", done);
+    this.#socket.uncork();
   }
   _final(done) {
+    this.#socket.cork();
     this.#open();
-    this.#request.end(done);
+    this.#socket.write("0\r\n\r\n", done);
+    this.#socket.uncork();
   }
   _destroy(error, done) {
-    if (error) this.#request?.destroy();
+    if (error) this.#socket.destroy();
     done(error);
   }
+}
+
+function connect() {
+  return new Promise((resolve, reject) => {
+    const socket = net.connect({ path: socketPath }, () => resolve(socket.off("error", reject)));
+    socket.on("error", reject);
+  });
 }
 
 globalThis.awslambda = {
@@ -255,7 +269,8 @@ async function answer(handler, event, id, deadline) {
 }
 
 async function stream(handler, event, id, deadline) {
-  const response = new ResponseStream(id);
+  const socket = await connect();
+  const response = new ResponseStream(id, socket);
   response.on("error", () => {}); // a visitor who left is no crash
   const closed = new Promise((resolve) => response.on("close", resolve));
   try {

@@ -144,6 +144,8 @@ class Instance:
         exit_status = await process.wait()
         self._ending = await launcher.ended(self.spec, self.place, exit_status)
         self._exited.set()
+        # What it wrote last may still be on its way to the visitor: first that, then the failure.
+        await self.api.drain()
         self._fail_current()
 
     def _fail_current(self) -> None:

@@ -5,6 +5,7 @@ the socket from the function fills up, and the function's own writes wait.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 
@@ -27,6 +28,7 @@ class Invocation:
         self._started = time.monotonic()
         self._events: deque[Head | Chunk] = deque()
         self._outcome: Done | Failed | None = None
+        self._ended = asyncio.Event()
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
 
@@ -61,6 +63,12 @@ class Invocation:
         self._writable.set()
         return self._events.popleft()
 
+    async def wait_for_outcome(self, seconds: float) -> None:
+        """Until it has ended, at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+
     def complete(self) -> None:
         """The response is complete. The first ending stands."""
         self._end(Done(int((time.monotonic() - self._started) * 1000), self.cold))
@@ -78,5 +86,6 @@ class Invocation:
     def _end(self, outcome: Done | Failed) -> None:
         if self._outcome is None:
             self._outcome = outcome
+            self._ended.set()
         self._readable.set()
         self._writable.set()

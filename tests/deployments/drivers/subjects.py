@@ -122,7 +122,7 @@ async def _aws_lambda(folder: Path, options: Options) -> AsyncIterator[Subject]:
             lines,
             options,
             folder / "code",
-            differs=frozenset({"request-id", "early-close", "raw-lines"}),
+            differs=frozenset({"request-id", "early-close", "raw-lines", "last-words"}),
             code_folder=code_folder,
         )
         await driver.close()
