@@ -30,7 +30,7 @@ BROKEN_OFF = Failed(Failure.HANDLER, "The response stream broke off.")
 LEFT_SECONDS_MAX = 1.0  # until the server has seen the end of a dead process's connections
 POLL_SECONDS = 0.005
 DRAIN_SECONDS_MAX = 30.0  # for a slow visitor to take what a dead process wrote
-EXIT_SECONDS_MAX = 2.0  # from the end of a connection to that of its process
+EXIT_SECONDS_MAX = 10.0  # from the end of a connection to that of its sandbox, on a busy machine
 ERROR_BYTES_MAX = 256 * 1024
 
 

@@ -15,7 +15,7 @@ from deployments.models import Deployment, Release
 from orgs.models import User, Workspace
 from tests import factories
 from tests.deployments.live_server import LiveServer, serve
-from tests.journeys.test_chat_in_a_browser import CHROMIUM_ARGUMENTS
+from tests.journeys.conftest import CHROMIUM_ARGUMENTS
 
 pytestmark = [
     pytest.mark.browser,
