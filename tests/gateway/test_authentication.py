@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from deployments.models import Deployment
-from gateway import keys, refusals
+from gateway import keys, refusals, snapshot
 from gateway.app import GatewayApp
 from gateway.models import GatewayKey
 from orgs.models import Organization
@@ -159,6 +159,31 @@ def _rotate(tenant: Tenant, *, grace_seconds: int) -> str:
     return keys.rotate(
         tenant.deployment, expires_at=now + timedelta(seconds=grace_seconds), at=now
     )[1]
+
+
+async def test_a_new_key_works_at_once_where_the_old_one_was_in_use(
+    app: GatewayApp, api: ApiClient, tenant: Tenant
+) -> None:
+    assert (await models(api)).status == 200
+    await asyncio.sleep(snapshot.ASK_AGAIN_AFTER_SECONDS)
+    key = await sync_to_async(_rotate)(tenant, grace_seconds=60)
+    assert (await models(api, key=key)).status == 200
+
+
+async def test_guesses_do_not_reach_the_database_one_by_one(
+    app: GatewayApp, api: ApiClient, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(deploy_id: str) -> snapshot.Caller | None:
+        asked.append(deploy_id)
+        return None
+
+    monkeypatch.setattr(snapshot, "load_caller", counted)
+    monkeypatch.setattr(snapshot, "ASK_AGAIN_AFTER_SECONDS", 60)
+    for _ in range(20):
+        assert (await models(api, key=well_formed("nobody-0123456789"))).status == 401
+    assert len(asked) < 10
 
 
 async def test_a_grace_that_ends_between_two_looks_at_the_database_counts(

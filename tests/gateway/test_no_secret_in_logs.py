@@ -182,6 +182,6 @@ async def test_a_failing_settlement_is_logged_without_secrets(
         provider.handler = streamed(*TEXT, USAGE_CHUNK, DONE)
         answer = await api.chat(stream=True)
         assert "[DONE]" not in answer.messages
-        assert json.loads(answer.messages[-1])["error"]["code"] == "service_unavailable"
+        assert json.loads(answer.messages[-1])["error"]["code"] == "settlement_unconfirmed"
     assert "settlement failed" in log.formatted.getvalue()
     log.assert_without(api.key, PROVIDER_KEY)

@@ -93,6 +93,11 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         openai.NotFoundError,
     ),
     (
+        refusals.model_not_allowed("gpt-4o", "key"),
+        *(403, refusals.INVALID, "model_not_allowed", "model", {}),
+        openai.PermissionDeniedError,
+    ),
+    (
         refusals.provider_not_configured("gpt-4o", "openai", "OpenAI"),
         *(503, refusals.SERVER, "provider_not_configured", None, {RETRY: "false"}),
         openai.InternalServerError,
@@ -259,6 +264,12 @@ TABLE: list[tuple[Refusal, int, str, str | None, str | None, dict[str, str], typ
         {RETRY: "false"},
         openai.ConflictError,
     ),
+    (
+        refusals.idempotent_answer_lost("req_1"),
+        *(409, refusals.INVALID, "idempotent_answer_lost", "Idempotency-Key"),
+        {RETRY: "false"},
+        openai.ConflictError,
+    ),
 ]
 
 
@@ -325,6 +336,7 @@ ARGUMENTS: dict[str, Any] = {
     "unsupported_value": {"name": "n", "message": "Invalid 'n'."},
     "invalid_field": {"path": "max_tokens", "problem": "Field required"},
     "unknown_model": {"model": "gpt-0"},
+    "model_not_allowed": {"model": "gpt-4o", "scope": "key"},
     "provider_not_configured": {"model": "gpt-4o", "provider": "openai", "label": "OpenAI"},
     "endpoint_not_offered": {
         "model": "m",
@@ -362,6 +374,7 @@ ARGUMENTS: dict[str, Any] = {
     "idempotency_key_reused": {"message": "Use another."},
     "idempotency_in_progress": {"message": "Ask again.", "retry_after_seconds": 2},
     "idempotent_answer_not_kept": {"message": "It was too large."},
+    "idempotent_answer_lost": {"request_id": "req_1"},
     "unknown_model_of_response": {"model": "gpt-0"},
     "previous_response_not_found": {"response_id": "resp_1"},
     "response_not_found": {"response_id": "resp_1"},

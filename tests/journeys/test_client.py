@@ -69,6 +69,11 @@ def asked(platform: Platform, deploy_id: str, path: str = "/") -> Any:
     return platform.site(deploy_id, path).json()
 
 
+def wait_until_asked(platform: Platform, deploy_id: str, **facts: Any) -> None:
+    """Until the site says so: it may serve the release before for a second."""
+    wait_for(lambda: asked(platform, deploy_id).items() >= facts.items(), what=f"{facts}")
+
+
 def models(platform: Platform, key: str) -> int:
     """The status of a call of the AI API with this key."""
     url = f"{platform.facts['api_url']}/api/ai/v1/models"
@@ -83,14 +88,14 @@ def test_everything_from_deploy_to_delete(platform: Platform, app: Path, tmp_pat
     secrets = tmp_path / ".env"
     secrets.write_text("GREETING='good day'\nUNUSED=1\n")
     aigw(platform, "env", "set", "--file", str(secrets), "--redeploy")
-    assert asked(platform, deploy_id)["greeting"] == "good day"
+    wait_until_asked(platform, deploy_id, greeting="good day")
     aigw(platform, "env", "unset", "UNUSED")
     listed = as_json(platform, "env")["environment"]
     assert set(listed) == {"GREETING"}
     assert "good day" not in listed["GREETING"]
 
     key = aigw(platform, "key", "provision", "--redeploy", "--show-secret").strip()
-    assert asked(platform, deploy_id)["hasKey"] is True
+    wait_until_asked(platform, deploy_id, hasKey=True)
     assert models(platform, key) == 200
     rotated = aigw(platform, "key", "rotate", "--grace", "60", "-y", "--show-secret").strip()
     assert rotated != key
@@ -98,9 +103,9 @@ def test_everything_from_deploy_to_delete(platform: Platform, app: Path, tmp_pat
 
     release(app, 2)
     aigw(platform, "deploy", str(app))
-    assert asked(platform, deploy_id)["version"] == 2
+    wait_until_asked(platform, deploy_id, version=2)
     aigw(platform, "rollback", text="1\ny\n")
-    assert asked(platform, deploy_id)["version"] == 1
+    wait_until_asked(platform, deploy_id, version=1)
     states = [row["status"] for row in as_json(platform, "releases")["releases"]]
     assert states.count("active") == 1
     assert states[0] == "superseded"
