@@ -1,6 +1,8 @@
 # One word per need; `make help` lists them. Only Python 3.11+ and make are required.
 PYTHON ?= python3
 VENV := .venv/bin
+# Tests wait more than they compute: two workers per processor.
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run demo test test-faults chaos test-conformance test-browser lint types check bench requirements migrations
 
@@ -20,7 +22,7 @@ demo: install ## Deploy the example chat app to the running platform
 	@$(VENV)/python examples/demo.py
 
 test: install-dev ## Run every test that needs no service or browser
-	@$(VENV)/pytest -n auto --dist loadfile -m "not browser and not conformance and not faults"
+	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m "not browser and not conformance and not faults"
 
 test-faults: install-dev ## Kill processes at every arrow of the money protocol, and at random
 	@$(VENV)/pytest -n 2 -m faults
@@ -46,7 +48,7 @@ check: lint types ## Everything CI runs: lint, types, migrations, tests on SQLit
 	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test
 	@$(VENV)/python scripts/require_services.py
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} \
-	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test
+	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test WORKERS=3
 	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test-faults
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} $(MAKE) --no-print-directory test-faults
 	@$(MAKE) --no-print-directory test-browser

@@ -27,6 +27,7 @@ from orgs.models import Workspace
 from tests import factories
 from tests.deployments.cli_server import ProtocolServer, run
 from tests.deployments.live_server import LiveServer, serve
+from tests.deployments.waiting import hear_ctrl_c
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +69,7 @@ def following(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         yield process

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +28,8 @@ def is_gone(pid: int) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return True
     return stat.rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def hear_ctrl_c() -> None:
+    """In a child before it starts: take SIGINT, which shells have their background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

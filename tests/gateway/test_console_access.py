@@ -70,6 +70,7 @@ ARGUMENTS: dict[str, Any] = {
     "billing:credit": lambda scene: {},
     "billing:top-up": lambda scene: {},
     "billing:auto-top-up": lambda scene: {},
+    "billing:agent-top-up": lambda scene: {},
     "billing:refund-create": lambda scene: {"payment_id": scene.payment.public_id},
     "billing:statement-list": lambda scene: {},
     "billing:statement-detail": _of_this_month,
@@ -95,6 +96,7 @@ ARGUMENTS: dict[str, Any] = {
 POSTED = {
     "billing:top-up",
     "billing:auto-top-up",
+    "billing:agent-top-up",
     "billing:refund-create",
     "gateway:key-provision",
     "gateway:key-rotate",

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.deployments.waiting import hear_ctrl_c
 from tests.journeys.conftest import ROOT, Platform, wait_for
 
 HANDLER = """export const handler = async (event) => {
@@ -126,6 +127,7 @@ def assert_followed(platform: Platform, deploy_id: str) -> None:
         env=environ(platform),
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stdout is not None
     try:
