@@ -38,6 +38,10 @@ class AuthenticationError(JavaScriptError):
     """openai's for 401."""
 
 
+class PermissionDeniedError(JavaScriptError):
+    """openai's for 403."""
+
+
 class RateLimitError(JavaScriptError):
     """openai's for 429."""
 
