@@ -4,7 +4,7 @@ VENV := .venv/bin
 # Tests wait more than they compute: two workers per processor.
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test test-faults chaos test-conformance test-browser lint types check bench requirements migrations
+.PHONY: help install install-dev run demo test test-functions test-faults chaos test-conformance test-browser lint types check bench requirements migrations
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,8 +21,11 @@ run: install ## Run the whole platform here (PORT=8000, DATA_DIR=.data)
 demo: install ## Deploy the example chat app to the running platform
 	@$(VENV)/python examples/demo.py
 
-test: install-dev ## Run every test that needs no service or browser
-	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m "not browser and not conformance and not faults"
+test: install-dev ## Run every test that needs no service, browser or sandbox
+	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m "not browser and not conformance and not faults and not functions"
+
+test-functions: install-dev ## Run real functions with every driver, hostile ones too
+	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m functions
 
 test-faults: install-dev ## Kill processes at every arrow of the money protocol, and at random
 	@$(VENV)/pytest -n 2 -m faults
@@ -46,6 +49,7 @@ types: install-dev ## Check types
 check: lint types ## Everything CI runs: lint, types, migrations, tests on SQLite and on PostgreSQL + Redis
 	@$(VENV)/python manage.py makemigrations --check --dry-run
 	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test
+	@env -u DATABASE_URL -u REDIS_URL $(MAKE) --no-print-directory test-functions
 	@$(VENV)/python scripts/require_services.py
 	@DATABASE_URL=$${DATABASE_URL:-postgresql://postgres@127.0.0.1:5432/postgres} \
 	 REDIS_URL=$${REDIS_URL:-redis://127.0.0.1:6379/9} $(MAKE) --no-print-directory test WORKERS=3

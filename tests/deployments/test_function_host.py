@@ -31,6 +31,8 @@ from tests.deployments.function_host import ROOT, FunctionHost
 from tests.deployments.functions import body_of
 from tests.deployments.waiting import is_gone, until, until_gone
 
+pytestmark = pytest.mark.functions
+
 Write = Callable[..., FunctionSpec]
 PID = "export const handler = async () => process.pid"
 ENDLESS = (

@@ -30,7 +30,10 @@ from deployments.runtime.pool import Pool
 from tests.deployments import functions
 from tests.deployments.functions import Lines, body_of, invoke
 
-pytestmark = pytest.mark.skipif(not launchers.can_isolate(), reason="bubblewrap is not installed")
+pytestmark = [
+    pytest.mark.functions,
+    pytest.mark.skipif(not launchers.can_isolate(), reason="bubblewrap is not installed"),
+]
 
 ASK = """
 import http from 'node:http';

@@ -33,7 +33,7 @@ from deployments.runtime.system_calls import PAUSE, Call
 from deployments.serving import encode_headers
 from tests.deployments.sandboxes import WatchedBwrap, needs_bwrap, needs_root, processes_of
 
-pytestmark = needs_bwrap
+pytestmark = [pytest.mark.functions, needs_bwrap]
 
 PRELUDE = """
 import fs from 'node:fs'; import net from 'node:net'; import http from 'node:http';

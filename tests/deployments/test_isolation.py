@@ -12,6 +12,8 @@ from deployments.runtime.local_bwrap import LocalBwrap
 from deployments.runtime.local_plain import LocalPlain
 from tests.deployments.sandboxes import as_ordinary_user, needs_bwrap
 
+pytestmark = pytest.mark.functions
+
 
 @needs_bwrap
 async def test_every_promise_holds_in_a_sandbox() -> None:

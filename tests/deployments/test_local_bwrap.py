@@ -26,7 +26,7 @@ from tests.deployments.sandboxes import (
 )
 from tests.deployments.waiting import until
 
-pytestmark = needs_bwrap
+pytestmark = [pytest.mark.functions, needs_bwrap]
 
 LOOK = """
 import fs from 'node:fs'; import net from 'node:net';

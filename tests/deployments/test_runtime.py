@@ -20,6 +20,8 @@ from tests.deployments.functions import Lines, body_of, failure_of, invoke
 from tests.deployments.sandboxes import needs_bwrap
 from tests.deployments.waiting import until, until_gone
 
+pytestmark = pytest.mark.functions
+
 Write = Callable[..., FunctionSpec]
 
 

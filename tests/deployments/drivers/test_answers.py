@@ -11,6 +11,8 @@ from deployments.runtime.driver import Failure, Head, InvokeContext
 from tests.deployments.drivers.subjects import Subject
 from tests.deployments.functions import body_of, bytes_of, failure_of
 
+pytestmark = pytest.mark.functions
+
 ECHO = "export const handler = async (event) => ({statusCode: 200, body: JSON.stringify(event)})"
 
 

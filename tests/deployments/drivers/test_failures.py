@@ -7,6 +7,8 @@ from tests.deployments.drivers.conftest import MakeSubject
 from tests.deployments.drivers.subjects import Subject
 from tests.deployments.functions import body_of, failure_of
 
+pytestmark = pytest.mark.functions
+
 
 async def test_an_error_in_the_handler_fails_and_is_logged_with_its_stack(
     subject: Subject,

@@ -6,6 +6,8 @@ from deployments.runtime.driver import Chunk, Failure
 from tests.deployments.drivers.subjects import Subject
 from tests.deployments.functions import failure_of
 
+pytestmark = pytest.mark.functions
+
 SLEEP = "await new Promise((go) => setTimeout(go, 50));"
 
 

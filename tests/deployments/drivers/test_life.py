@@ -4,10 +4,14 @@ import asyncio
 import json
 from dataclasses import replace
 
+import pytest
+
 from deployments.runtime.driver import Chunk, Done, Event, Failure, FunctionSpec, InvokeContext
 from tests.deployments.drivers.conftest import MakeSubject
 from tests.deployments.drivers.subjects import GATE, Subject
 from tests.deployments.functions import body_of, failure_of
+
+pytestmark = pytest.mark.functions
 
 COUNT = "let n = 0; export const handler = async () => ++n"
 WAITING = (

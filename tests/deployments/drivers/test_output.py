@@ -1,6 +1,10 @@
 """What functions print, in their deployment's log, with every driver."""
 
+import pytest
+
 from tests.deployments.drivers.subjects import Subject
+
+pytestmark = pytest.mark.functions
 
 TALKING = """
 console.log('loading');

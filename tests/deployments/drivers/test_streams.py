@@ -10,6 +10,8 @@ from tests.deployments.drivers.subjects import GATE, Subject
 from tests.deployments.functions import body_of, bytes_of, failure_of
 from tests.deployments.waiting import until
 
+pytestmark = pytest.mark.functions
+
 WORDS = """
 export const handler = awslambda.streamifyResponse(async (event, stream, context) => {
   stream = awslambda.HttpResponseStream.from(stream, {
