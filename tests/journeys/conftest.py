@@ -33,6 +33,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 START_SECONDS_MAX = 90
+REDIS_DATABASES = range(10, 16)  # Redis has sixteen, of which other tests use the first ten
 STOP_SECONDS_MAX = 40
 
 
@@ -103,6 +104,23 @@ def _own_database() -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def _own_redis() -> str:
+    """A Redis database for this worker of the tests, emptied; "" when Redis is not used.
+
+    Platforms that share one take each other's tasks.
+    """
+    url = os.environ.get("REDIS_URL", "")
+    if not url:
+        return ""
+    import redis
+
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = f"{url.rsplit('/', 1)[0]}/{REDIS_DATABASES[worker]}"
+    with redis.Redis.from_url(own) as client:
+        client.flushdb()
+    return own
+
+
 @pytest.fixture(scope="session")
 def own_database() -> Iterator[str]:
     yield from _own_database()
@@ -135,6 +153,7 @@ def platform(
         "STRIPE_API_BASE": stripe.url,
     }
     environment.pop("DATABASE_URL", None)
+    environment["REDIS_URL"] = _own_redis()
     if own_database:
         environment["DATABASE_URL"] = own_database
     with (data_dir / "serve.log").open("wb") as log:
