@@ -37,6 +37,7 @@ def every_call_ended_and_is_booked(
     """Everybody saw the end of their call, and the books agree."""
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
-    assert [seen for seen in clients.seen if not seen.saw_end] == [], platform.logs()
+    cut = [seen for seen in clients.seen if not seen.saw_end]
+    assert not cut, f"{cut}\n{platform.logs()}"
     assert len(books.records) == len(clients.seen)
     return books

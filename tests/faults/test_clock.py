@@ -19,12 +19,21 @@ print(json.dumps([
     for record in UsageRecord.objects.order_by("started_at")
 ]))
 """
+# The price holds in the other time, too: a model that has none yet is refused, as it should be.
+PRICED_LONG_AGO = """
+from datetime import UTC, datetime
+from billing.models import PriceVersion
+now = PriceVersion.objects.filter(provider="openai", model="gpt-4o").latest("effective_at")
+PriceVersion.objects.create(provider="openai", model="gpt-4o", source="test", rates=now.rates,
+    effective_at=datetime(2000, 1, 1, tzinfo=UTC), created_at=now.created_at)
+"""
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR, YEARS, -YEARS])
 def test_calls_go_on_when_the_clock_jumps(platform, upstream, tmp_path, seconds):
     shift = tmp_path / "shift"
     shift.write_text("0")
+    platform.python(PRICED_LONG_AGO)
     _, port = platform.start_web(CLOCK_SHIFT=str(shift))
     clients = Clients(platform.key, [port])
 
