@@ -25,7 +25,7 @@ test: install-dev ## Run every test that needs no service, browser or sandbox
 	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m "not browser and not conformance and not faults and not functions"
 
 test-functions: install-dev ## Run real functions with every driver, hostile ones too
-	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m functions
+	@$(VENV)/pytest -n auto --dist loadfile -m functions
 
 test-faults: install-dev ## Kill processes at every arrow of the money protocol, and at random
 	@$(VENV)/pytest -n 2 -m faults
