@@ -68,7 +68,8 @@ class Decoder:
             message = self._read_line(line)
             if message is not None:
                 messages.append(message)
-        self._check_size(self._rest)
+        if self._rest:  # the blank line that ends a message adds nothing to it, here or later
+            self._check_size(self._rest)
         return messages
 
     def _check_size(self, line: bytes) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway import sse
@@ -163,6 +163,7 @@ def test_the_limit_is_per_message_and_not_per_stream_or_piece(step: int) -> None
     limit=st.integers(10, 60),
     step=st.integers(1, 50),
 )
+@example(sizes=[12, 9], limit=34, step=1)
 def test_no_cut_moves_the_limit(sizes: list[int], limit: int, step: int) -> None:
     stream = b"".join(b"data: " + b"x" * size + b"\n\n" * (size % 2) + b"\n" for size in sizes)
     assert fits(stream, limit, step=step) == fits(stream, limit, step=len(stream) + 1)
