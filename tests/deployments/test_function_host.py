@@ -34,6 +34,15 @@ from tests.deployments.waiting import is_gone, until, until_gone
 pytestmark = pytest.mark.functions
 
 Write = Callable[..., FunctionSpec]
+# Makes the file `event.at` and answers once that is removed.
+WAITING = """
+import fs from 'node:fs';
+export const handler = async (event) => {
+  fs.writeFileSync(event.at, '');
+  while (fs.existsSync(event.at)) await new Promise((go) => setTimeout(go, 5));
+  return process.pid;
+};
+"""
 PID = "export const handler = async () => process.pid"
 ENDLESS = (
     "import fs from 'node:fs';"
@@ -266,14 +275,8 @@ async def test_retiring_and_deleting_end_instances(host: Host, write_function: W
 async def test_a_deleted_deployments_running_instance_ends_with_its_request(
     host: Host, write_function: Write, tmp_path: Path
 ) -> None:
-    spec = write_function(
-        "import fs from 'node:fs'; export const handler = async (event) => {"
-        " fs.writeFileSync(event.at, '');"
-        " while (fs.existsSync(event.at)) await new Promise((go) => setTimeout(go, 5));"
-        " return process.pid; }"
-    )
     at = tmp_path / "at"
-    running = asyncio.create_task(host.invoke(spec, {"at": str(at)}))
+    running = asyncio.create_task(host.invoke(write_function(WAITING), {"at": str(at)}))
     await until(at.exists)
     await host.driver.delete("app-1", ["api"])
     at.unlink()
@@ -331,19 +334,13 @@ async def test_without_a_host_the_failure_says_so(
 async def test_a_host_that_stops_lets_requests_end_and_takes_no_more(
     host: Host, write_function: Write, tmp_path: Path
 ) -> None:
-    spec = write_function(
-        "import fs from 'node:fs'; export const handler = async (event) => {"
-        " fs.writeFileSync(event.at, '');"
-        " while (fs.existsSync(event.at)) await new Promise((go) => setTimeout(go, 5));"
-        " return 'whole'; }"
-    )
     at = tmp_path / "at"
-    running = asyncio.create_task(host.invoke(spec, {"at": str(at)}))
+    running = asyncio.create_task(host.invoke(write_function(WAITING), {"at": str(at)}))
     await until(at.exists)
     host.process.send_signal(signal.SIGTERM)
     await until(lambda: not host.socket.exists())
     at.unlink()
-    assert body_of(await running) == "whole"
+    assert int(body_of(await running)) > 0
     assert await asyncio.to_thread(host.process.wait, 30) == 0
 
 
