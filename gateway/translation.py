@@ -79,6 +79,7 @@ class Translation:
             request = self.request
             try:
                 prepared = wire.write_request(request, target)
+                extras.refuse_unpriced(wire.name, prepared)
             except Refusal as refusal:
                 raise refusal.reworded(self.dialect.parameter_names) from None
         self._written_max = _limit_of(prepared)

@@ -1,6 +1,7 @@
-"""What a forwarded request may not ask of a provider, wire by wire: tables and one check. Pure.
+"""What a request may not ask of a provider, wire by wire: tables and one check. Pure.
 
-A client's own body goes to a provider that speaks its wire, fields we have never heard of included.
+A client's own body goes to a provider that speaks its wire, fields we have never heard of included;
+one that was written for a provider may hold some that its client's wire shares with the provider's.
 Three kinds must not: what the provider bills outside tokens (hosted tools), what changes the price
 of a token (service tiers), and what names things kept in our account there, which all tenants share
 (files, caches, conversations). Each is a 400 that names the member.
@@ -46,6 +47,8 @@ RESPONSES_TOOLS = frozenset(
         "computer_use_preview",
     }
 )
+# Items of the input that bring tools of their own.
+TOOL_BRINGERS = frozenset({"additional_tools", "tool_search_output"})
 ANTHROPIC_SERVER_TOOLS = ("web_search", "web_fetch", "code_execution", "advisor", "mcp")
 GEMINI_TOOLS = frozenset({"functionDeclarations", "function_declarations"})
 
@@ -59,13 +62,20 @@ def refuse_unpriced(dialect: str, body: Json) -> None:
         value = body.get(name)
         if value is not None and (not isinstance(value, str) or value not in allowed):
             raise _refused(name)
-    tools = body.get("tools")
-    check = TOOL_CHECKS.get(dialect)
-    if check is None or not isinstance(tools, list):
-        return
-    for number, tool in enumerate(tools):
-        if isinstance(tool, dict) and (name := check(tool)):
-            raise _refused(f"tools[{number}].{name}")
+    if dialect in TOOL_CHECKS:
+        _refuse_hosted(dialect, body.get("tools"), "tools")
+    if dialect == "openai_responses":
+        items = body.get("input")
+        for number, item in enumerate(items if isinstance(items, list) else ()):
+            if isinstance(item, dict) and item.get("type") in TOOL_BRINGERS:
+                _refuse_hosted(dialect, item.get("tools"), f"input[{number}].tools")
+
+
+def _refuse_hosted(dialect: str, tools: Any, at: str) -> None:
+    """Raises Refusal for a tool that its provider runs."""
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if isinstance(tool, dict) and (name := TOOL_CHECKS[dialect](tool)):
+            raise _refused(f"{at}[{number}].{name}")
 
 
 def _refused(name: str) -> refusals.Refusal:
@@ -77,7 +87,12 @@ def _refused(name: str) -> refusals.Refusal:
 
 
 def _hosted_responses_tool(tool: Json) -> str:
-    return "" if tool.get("type") in RESPONSES_TOOLS else "type"
+    if tool.get("type") not in RESPONSES_TOOLS:
+        return "type"
+    # A shell is the client's own machine, or a container at the provider that costs by the minute.
+    environment = tool.get("environment")
+    is_own = not isinstance(environment, dict) or environment.get("type") == "local"
+    return "" if is_own else "environment"
 
 
 def _hosted_anthropic_tool(tool: Json) -> str:

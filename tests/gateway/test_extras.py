@@ -20,6 +20,26 @@ from gateway.refusals import Refusal
             {"tools": [{"type": "function", "name": "f"}, {"type": "file_search"}]},
             "tools[1].type",
         ),
+        (
+            "openai_responses",
+            {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]},
+            "tools[0].environment",
+        ),
+        (
+            "openai_responses",
+            {
+                "input": [
+                    {"role": "user", "content": "Hi"},
+                    {"type": "additional_tools", "tools": [{"type": "web_search"}]},
+                ]
+            },
+            "input[1].tools[0].type",
+        ),
+        (
+            "openai_responses",
+            {"input": [{"type": "tool_search_output", "tools": [{"type": "code_interpreter"}]}]},
+            "input[0].tools[0].type",
+        ),
         ("openai_responses", {"conversation": "conv_1"}, "conversation"),
         ("openai_responses", {"background": True}, "background"),
         ("openai_responses", {"prompt": {"id": "pmpt_1"}}, "prompt"),
@@ -48,6 +68,12 @@ def test_what_cannot_be_billed_or_kept_apart_is_a_400_that_names_it(
         ("openai_chat", {"web_search_options": None, "service_tier": None}),
         ("openai_responses", {"tools": [{"type": "function"}, {"type": "custom"}]}),
         ("openai_responses", {"background": False, "conversation": None}),
+        ("openai_responses", {"tools": [{"type": "shell", "environment": {"type": "local"}}]}),
+        (
+            "openai_responses",
+            {"input": [{"type": "additional_tools", "tools": [{"type": "shell"}]}]},
+        ),
+        ("openai_responses", {"input": "additional_tools", "tools": None}),
         ("anthropic", {"tools": [{"name": "f"}, {"type": "custom"}, {"type": "bash_20250124"}]}),
         ("gemini", {"tools": [{"functionDeclarations": []}], "safetySettings": []}),
         ("gemini", {"tools": "nonsense is the provider's to refuse"}),

@@ -190,6 +190,16 @@ async def test_a_stream_crosses_from_any_wire_to_any_other(
         assert (record.input_tokens, record.output_tokens) == (12, 5)
 
 
+async def test_a_tier_that_changes_the_price_is_refused_also_where_the_request_is_translated(
+    api: ApiClient, provider: Provider
+) -> None:
+    """The model is on Responses alone, so what is asked of chat completions is written anew."""
+    body = {**REQUESTS["openai_chat"][1], "model": "gpt-5.2-codex", "service_tier": "priority"}
+    refused = await api.call("/chat/completions", body)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "service_tier")
+    assert provider.requests == []
+
+
 @pytest.mark.parametrize("client", list(REQUESTS))
 async def test_an_error_before_the_stream_has_the_clients_shape(
     api: ApiClient, client: str
