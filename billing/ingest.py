@@ -188,7 +188,8 @@ class Ingester:
         if isinstance(item, Damage):
             if item.offset >= reader.page.written:
                 return None  # nobody saw the end of that call; its slot is still open
-            return _Refused(item.offset, item.raw, "The checksum is wrong.")
+            reason = "The checksum is wrong." if item.raw else "The log has a gap here."
+            return _Refused(item.offset, item.raw, reason)
         try:
             settlement = records.decode_settlement(item.payload, self._price_of)
         except UnreadableRecord as error:

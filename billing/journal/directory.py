@@ -7,6 +7,7 @@ Must be on a real local file system: flock and shared memory mappings do not cro
 import fcntl
 import mmap
 import os
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ FORMAT = 1
 PAGE_BYTES = 4096
 # From making its directory to being ready a process takes milliseconds.
 STARTING_SECONDS_MAX = 60.0
+_HEAD = struct.Struct("=QQ")  # the first two of:
 _FORMAT, _SEGMENT, _WRITTEN, _DURABLE, _INGESTED, _IS_FAILED = range(6)
 
 
@@ -38,13 +40,13 @@ class Page:
         try:
             if segment_bytes:
                 os.posix_fallocate(descriptor, 0, PAGE_BYTES)
+                os.pwrite(descriptor, _HEAD.pack(FORMAT, segment_bytes), 0)
+                # After a power loss a page of zeros would make the whole log unreadable.
+                os.fsync(descriptor)
             self._map = mmap.mmap(descriptor, PAGE_BYTES)
         finally:
             os.close(descriptor)
         self._words = memoryview(self._map).cast("Q")
-        if segment_bytes:
-            self._words[_FORMAT] = FORMAT
-            self._words[_SEGMENT] = segment_bytes
 
     @property
     def format(self) -> int:

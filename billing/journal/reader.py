@@ -8,7 +8,6 @@ import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from billing.journal import directory as place
@@ -16,6 +15,10 @@ from billing.journal import frames
 from billing.journal.directory import FORMAT, Page, UnableToOpenJournal
 from billing.journal.frames import Damage, Frame
 from billing.journal.slots import OpenSlot, SlotTable
+
+READ_BYTES_MAX = frames.FRAME_BYTES_MAX * 256
+# Items, and the position from which to read on.
+_Read = tuple[list[Frame | Damage], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,45 +51,68 @@ class JournalReader:
         """Frames from `position` on.
 
         Of a living writer only what it has declared written; of a dead one also what it had no
-        time to declare. A torn frame at the end of a dead writer's log is Damage.
+        time to declare. A torn frame at the end of a dead writer's log is Damage, and so is
+        whatever was declared and is no frame, wherever it lies: nothing is skipped silently.
         """
         found: list[Frame | Damage] = []
-        limit = None if is_dead else self.page.written
-        while len(found) < frames_max and (limit is None or position < limit):
-            base = position - position % self.page.segment_bytes
-            data = self._segment(base, position, limit)
-            if data is None:
+        written = self.page.written
+        while len(found) < frames_max and (position < written or is_dead):
+            if position < written:
+                items, end = self._declared(position, written, frames_max - len(found))
+            else:
+                items, end = self._undeclared(position, frames_max - len(found))
+            found += items
+            if end == position:
                 break
-            # One more than is wanted, which may turn out to be cut short.
-            wanted = frames_max - len(found)
-            items = list(islice(frames.decode(data, position), wanted + 1))
-            if len(items) > 1 and _is_cut_short(items[-1], base + self.page.segment_bytes, limit):
-                items.pop()  # it ends in what the next read brings
-            for item in items[:wanted]:
-                found.append(item)
-                position = _end_of(item, base + self.page.segment_bytes)
-            if items and position < base + self.page.segment_bytes:
-                continue
-            following = base + self.page.segment_bytes
-            if not place.segment_path(self.directory, following).exists():
-                break
-            if limit is not None and following > limit:
-                break
-            position = following
+            position = end
         return Batch(found, position)
 
-    def _segment(self, base: int, position: int, limit: int | None) -> bytes | None:
-        """What a segment holds from `position` on; None when there is no such segment."""
-        end = base + self.page.segment_bytes
-        if limit is not None:
-            end = min(end, limit)
+    def _declared(self, position: int, written: int, wanted: int) -> "_Read":
+        """Up to so many items of what the writer says it has written, and where to read on."""
+        segment_end = self._segment_end(position)
+        limit = min(segment_end, written)
+        data = self._bytes(position, limit)
+        if data is None:  # deleted: the position was set back, or somebody removed a file
+            bases = place.segment_bases(self.directory)
+            end = min([written, *(base for base in bases if base > position)])
+            return [Damage(position, b"", end)], end
+        items, end, rest = _decoded(data, position, wanted)
+        if len(items) == wanted or not rest:
+            return items, end
+        if end + len(rest) < limit:  # the read ended inside it
+            if end > position:
+                return items, end
+            rest = rest[: -frames.FRAME_BYTES_MAX]
+        elif limit == segment_end and _is_unused_end(rest):
+            return items, segment_end
+        return [*items, Damage(end, rest, end + len(rest))], end + len(rest)
+
+    def _undeclared(self, position: int, wanted: int) -> "_Read":
+        """The same of what a dead writer had no time to declare."""
+        segment_end = self._segment_end(position)
+        data = self._bytes(position, segment_end)
+        if data is None:
+            return [], position
+        items, end, rest = _decoded(data, position, wanted)
+        if len(items) == wanted or (end > position and end + len(rest) < segment_end):
+            return items, end
+        if not frames.is_unwritten(rest):
+            return [*items, Damage(end, rest.rstrip(b"\x00"), segment_end)], segment_end
+        has_next = place.segment_path(self.directory, segment_end).exists()
+        return items, segment_end if has_next else end
+
+    def _segment_end(self, position: int) -> int:
+        return position - position % self.page.segment_bytes + self.page.segment_bytes
+
+    def _bytes(self, position: int, end: int) -> bytes | None:
+        """What a segment holds in [position, end), as far as one read goes; None without it."""
+        base = self._segment_end(position) - self.page.segment_bytes
         try:
             descriptor = os.open(place.segment_path(self.directory, base), os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
-            length = min(end - position, frames.FRAME_BYTES_MAX * 256)
-            return os.pread(descriptor, length, position - base)
+            return os.pread(descriptor, min(end - position, READ_BYTES_MAX), position - base)
         finally:
             os.close(descriptor)
 
@@ -142,19 +168,30 @@ class JournalReader:
         self.page.close()
 
 
-def _is_cut_short(item: Frame | Damage, segment_end: int, limit: int | None) -> bool:
-    """Whether this looks damaged only because the read ended inside it."""
-    if isinstance(item, Frame) or item.end is not None:
-        return False
-    end = segment_end if limit is None else min(segment_end, limit)
-    return item.offset + len(item.raw) < end
+def _decoded(data: bytes, position: int, wanted: int) -> tuple[list[Frame | Damage], int, bytes]:
+    """Up to so many items of data from `position`, where they end, and what is no frame after."""
+    items: list[Frame | Damage] = []
+    end = position
+    for item in frames.decode(data, position):
+        following = _end_of(item)
+        if following is None:
+            break
+        items.append(item)
+        end = following
+        if len(items) == wanted:
+            break
+    return items, end, data[end - position :]
 
 
-def _end_of(item: Frame | Damage, segment_end: int) -> int:
-    """Where the next frame begins; after damage without an end, nothing in the segment counts."""
+def _end_of(item: Frame | Damage) -> int | None:
     if isinstance(item, Frame):
         return item.offset + frames.frame_bytes(item)
-    return segment_end if item.end is None else item.end
+    return item.end
+
+
+def _is_unused_end(rest: bytes) -> bool:
+    """Whether a segment ends like this because the next frame did not fit into it."""
+    return len(rest) < frames.FRAME_BYTES_MAX and frames.is_unwritten(rest)
 
 
 def _sync_file(path: Path) -> None:

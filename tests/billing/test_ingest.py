@@ -231,7 +231,7 @@ def test_every_changed_byte_is_kept_aside_or_harmless(organization, settled, ing
     settled()
     length = writer.page.written
     frame = os.pread(writer._log, length, 0)
-    # The length of a frame is its first four bytes; the other tests of frames change those.
+    # The length of a frame is its first four bytes; see the tests that follow.
     for at in range(4, length):
         changed = bytearray(frame)
         changed[at] ^= 0xFF
@@ -244,6 +244,58 @@ def test_every_changed_byte_is_kept_aside_or_harmless(organization, settled, ing
     assert DeadLetter.objects.count() == length - 4
     assert set(DeadLetter.objects.values_list("reason", flat=True)) == {"The checksum is wrong."}
     assert posted(organization) == 1_000_000 - 2 * COST
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 300, 4095, 2**24])
+@pytest.mark.parametrize("is_dead", [False, True], ids=["living", "dead"])
+def test_a_frame_whose_length_is_lost_hides_no_other(
+    organization, settled, ingester, writer, length, is_dead
+):
+    for _ in range(4):
+        settled()
+    first = next(frames.decode(os.pread(writer._log, writer.page.written, 0)))
+    second = frames.frame_bytes(first)
+    os.pwrite(writer._log, length.to_bytes(4, "little"), second)
+    if not is_dead:
+        ingester.ingest(NOW)
+    settled()  # what a living writer adds to the segment afterwards
+    if is_dead:
+        writer.close()
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 4
+    assert posted(organization) == 1_000_000 - 4 * COST
+    lost = DeadLetter.objects.order_by("position")
+    assert lost[0].position == second
+    assert sum(len(letter.raw) for letter in lost) == second
+
+
+@pytest.mark.parametrize("is_dead", [False, True], ids=["living", "dead"])
+def test_settlements_that_turned_into_zeros_are_missed_aloud(
+    organization, settled, ingester, writer, is_dead
+):
+    settled()
+    kept = writer.page.written
+    for _ in range(3):
+        settled()
+    os.pwrite(writer._log, bytes(writer.page.written - kept), kept)
+    if is_dead:
+        writer.close()
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 1
+    assert [letter.position for letter in DeadLetter.objects.all()] == [kept]
+    assert Journal.objects.get().position == 4 * kept
+
+
+def test_a_segment_that_is_gone_is_missed_aloud_and_the_next_one_is_booked(
+    organization, settled, ingester, writer
+):
+    while writer._base == 0:
+        settled()
+    place.segment_path(writer.directory, 0).unlink()
+    ingester.ingest(NOW)
+    assert UsageRecord.objects.count() == 1
+    letter = DeadLetter.objects.get()
+    assert (letter.position, letter.reason) == (0, "The log has a gap here.")
 
 
 def test_nonsense_with_a_right_checksum_is_kept_aside(organization, settled, ingester, writer):
@@ -270,9 +322,9 @@ def test_a_record_of_ten_megabytes_is_kept_aside_and_what_follows_its_segment_fl
     ingester.ingest(NOW)
     assert UsageRecord.objects.count() == 2
     assert posted(organization) == 1_000_000 - 2 * COST
-    [letter] = DeadLetter.objects.all()
-    assert bytes(letter.raw)[: frames.HEADER.size] == wide[: frames.HEADER.size]
-    assert len(letter.raw) < 2 * 1024 * 1024
+    letters = [bytes(letter.raw) for letter in DeadLetter.objects.order_by("position")]
+    assert b"".join(letters).startswith(wide)
+    assert max(map(len, letters)) < 2 * 1024 * 1024
 
 
 # --- Dead writers -------------------------------------------------------------------------------

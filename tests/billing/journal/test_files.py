@@ -132,6 +132,22 @@ def test_syncing_says_how_far_the_log_is_durable(writer, reader):
     assert writer.page.durable == end
 
 
+def test_a_page_says_what_it_is_before_the_journal_is_ready(make_writer, monkeypatch, tmp_path):
+    """A power loss soon after the start leaves a log that can be read."""
+    synced = {}
+    fsync = os.fsync
+
+    def note(descriptor):
+        synced[os.readlink(f"/proc/self/fd/{descriptor}")] = os.pread(descriptor, 16, 0)
+        fsync(descriptor)
+
+    monkeypatch.setattr(place.os, "fsync", note)
+    monkeypatch.setattr(place, "sync_directory", lambda _: None)
+    writer = make_writer("fresh-1")
+    head = synced[str(writer.directory / "page")]
+    assert head == place.FORMAT.to_bytes(8, "little") + SEGMENT.to_bytes(8, "little")
+
+
 def test_a_failed_sync_is_final(writer, reader, monkeypatch):
     writer.append(b"one")
 

@@ -50,6 +50,17 @@ def test_damage_inside_a_frame_is_stepped_over():
     assert [item.payload for item in rest[1:] if isinstance(item, Frame)] == PAYLOADS[2:]
 
 
+def test_a_broken_length_hides_its_own_frame_alone():
+    for number, offset in enumerate((0, 9, 31, 79)):
+        for length in (0, 2, 30, 90, 5000, 2**31):
+            changed = bytearray(LOG)
+            if int.from_bytes(changed[offset : offset + 4], "little") == length:
+                continue
+            changed[offset : offset + 4] = length.to_bytes(4, "little")
+            others = [*PAYLOADS[:number], *PAYLOADS[number + 1 :]]
+            assert payloads(bytes(changed) + bytes(600)) == others
+
+
 @given(st.binary(min_size=0, max_size=300))
 def test_garbage_is_never_a_crash(data):
     for item in frames.decode(data):
