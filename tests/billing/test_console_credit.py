@@ -1,5 +1,6 @@
 """The credit page: everybody in the organization sees, owners act, outsiders find nothing."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -172,6 +173,14 @@ def test_a_double_click_opens_one_checkout(owner_client, url, stripe):
     first, second = (buy(owner_client, url, key=key) for _ in range(2))
     assert first.headers["Location"] == second.headers["Location"]
     assert (len(stripe.sessions), Payment.objects.count()) == (1, 1)
+
+
+def test_enter_in_the_field_buys_what_was_typed(owner_client, url, stripe):
+    """A browser then presses the form's first button."""
+    form = text_of(owner_client.get(url)).partition(f'action="{url}top-up/"')[2]
+    first_button = re.search(r'<button[^>]*type="submit"[^>]*>', form)
+    assert first_button is not None
+    assert 'name="choice" value="other"' in first_button.group()
 
 
 def test_another_amount_from_the_same_page_is_another_checkout(owner_client, url, stripe):
