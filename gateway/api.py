@@ -1,7 +1,9 @@
 """The `aigateway/*` calls of the data API: provision, info, revoke, rotate, usage, calls, limits.
 
-Parses, makes one domain call, answers. Every call takes an optional `deployId`; without it the
-workspace's default deployment is meant. Foreign deployments are indistinguishable from none: 404.
+Parses, makes one domain call, answers. Every call takes an optional `deployId` or `id`, as the
+calls of deployments do; without them the workspace's default deployment is meant, and unknown
+fields are refused: a misspelt name must not mean the default. Foreign deployments are
+indistinguishable from none: 404.
 """
 
 from datetime import datetime, timedelta
@@ -12,7 +14,6 @@ from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import Serializer
 
 from billing import usage
 from billing.models import UsageRecord
@@ -55,13 +56,16 @@ CALL_FILTERS = {
 class AigatewayView(DataApiCall):
     """What these calls share: reading the body, and the 404 for a missing deployment."""
 
-    serializer_class: type[Serializer[None]] = KeyTargetSerializer
+    serializer_class: type[KeyTargetSerializer] = KeyTargetSerializer
 
     def read(self, request: Request) -> dict[str, Any]:
-        """The validated body. Raises ValidationError naming the field."""
+        """The validated body; `deployId` is whichever name was given, or None.
+
+        Raises ValidationError naming the field.
+        """
         body = self.serializer_class(data={} if request.data is None else request.data)
         body.is_valid(raise_exception=True)
-        return dict(body.validated_data)
+        return {**body.validated_data, "deployId": body.name}
 
     def handle_exception(self, exc: Exception) -> Response:
         """A missing deployment becomes the documented 404, an unreadable key a 409."""
@@ -99,7 +103,7 @@ class ProvisionView(AigatewayView):
         """Safe to retry: the same key comes back with `isNew: false`."""
         body = self.read(request)
         provisioned = provisioning.provision(
-            workspace_of(request), body.get("deployId"), at=timezone.now()
+            workspace_of(request), body["deployId"], at=timezone.now()
         )
         return _secret_response(_describe(provisioned))
 
@@ -123,7 +127,7 @@ class RotateView(AigatewayView, OnceView):
         body = self.read(request)
         provisioned = provisioning.rotate(
             workspace_of(request),
-            body.get("deployId"),
+            body["deployId"],
             grace_seconds=body["graceSeconds"],
             at=timezone.now(),
         )
@@ -141,7 +145,7 @@ class InfoView(AigatewayView):
     def post(self, request: Request) -> Response:
         """The key's prefix and dates."""
         body = self.read(request)
-        deployment = directory.require_deployed(workspace_of(request), body.get("deployId"))
+        deployment = directory.require_deployed(workspace_of(request), body["deployId"])
         key = keys.current(deployment)
         return Response(
             {
@@ -166,9 +170,7 @@ class RevokeView(AigatewayView):
     def post(self, request: Request) -> Response:
         """Revoking twice is not an error."""
         body = self.read(request)
-        deployment = provisioning.revoke(
-            workspace_of(request), body.get("deployId"), at=timezone.now()
-        )
+        deployment = provisioning.revoke(workspace_of(request), body["deployId"], at=timezone.now())
         return Response({"deployId": deployment.deploy_id, "revoked": True})
 
 
@@ -181,7 +183,7 @@ class LimitsView(AigatewayView):
     def post(self, request: Request) -> Response:
         """Reads them; with `limits`, sets those of `scope` first. They count within a second."""
         body = self.read(request)
-        deployment = directory.require_deployed(workspace_of(request), body.get("deployId"))
+        deployment = directory.require_deployed(workspace_of(request), body["deployId"])
         key = keys.current(deployment)
         if "limits" in body:
             _change(_subject(body["scope"], deployment, key), body["limits"])
@@ -230,7 +232,7 @@ class UsageView(AigatewayView):
             "end": end,
             "workspace_id": workspace_of(request).pk,
         }
-        if deploy_id := body.get("deployId"):
+        if deploy_id := body["deployId"]:
             deployment = directory.require_deployed(workspace_of(request), deploy_id)
             query["deployment_id"] = deployment.pk
         return Response(
@@ -252,7 +254,7 @@ class CallsView(AigatewayView):
         """Latest first; `older` is the `before` of the next page, null on the last one."""
         body = self.read(request)
         query = {CALL_FILTERS[name]: body[name] for name in CALL_FILTERS.keys() & body.keys()}
-        if deploy_id := body.get("deployId"):
+        if deploy_id := body["deployId"]:
             deployment = directory.require_deployed(workspace_of(request), deploy_id)
             query["deployment_id"] = deployment.pk
         found = usage.calls(

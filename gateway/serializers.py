@@ -1,19 +1,27 @@
 """Shapes of the `aigateway/*` calls of the data API. Part of gateway/api.py."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rest_framework import serializers
 
 from billing import money
 from billing.models import UsageRecord
+from deployments.serializers import ExactTarget
 from gateway import allowances
 
 
-class KeyTargetSerializer(serializers.Serializer[None]):
-    """Which deployment is meant; the workspace's default when left out."""
+class OneOfField(serializers.ChoiceField):
+    """A choice whose refusal says what there is to choose from."""
 
-    deployId = serializers.CharField(required=False, max_length=63)
+    def __init__(self, choices: Sequence[Any], **options: Any) -> None:
+        super().__init__(choices, **options)
+        names = ", ".join(map(str, self.choices))
+        self.error_messages["invalid_choice"] = f"'{{input}}' is none of {names}."
+
+
+class KeyTargetSerializer(ExactTarget):
+    """Which deployment is meant; the workspace's default when left out."""
 
 
 class RotateSerializer(KeyTargetSerializer):
@@ -29,7 +37,7 @@ class UsageQuerySerializer(KeyTargetSerializer):
 
     GROUPS = ("day", "model", "deployment")
 
-    groupBy = serializers.ChoiceField(choices=GROUPS, required=False, default="day")
+    groupBy = OneOfField(GROUPS, required=False, default="day")
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         """Adds `from` and `to`, which Python does not allow as attribute names."""
@@ -47,7 +55,7 @@ class CallsQuerySerializer(KeyTargetSerializer):
     limit = serializers.IntegerField(required=False, default=50, min_value=1, max_value=LIMIT_MAX)
     before = serializers.UUIDField(required=False, help_text="`older` of the page before.")
     model = serializers.CharField(required=False, max_length=120, help_text="As it was asked for.")
-    status = serializers.ChoiceField(choices=UsageRecord.Status.choices, required=False)
+    status = OneOfField(UsageRecord.Status.choices, required=False)
     requestId = serializers.CharField(required=False, max_length=64)
 
 
@@ -121,7 +129,7 @@ class LimitsSerializer(KeyTargetSerializer):
 
     SCOPES = ("key", "deployment", "workspace")
 
-    scope = serializers.ChoiceField(choices=SCOPES, required=False, default="deployment")
+    scope = OneOfField(SCOPES, required=False, default="deployment")
     limits = LimitValuesSerializer(required=False)
 
 

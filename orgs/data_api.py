@@ -33,6 +33,46 @@ IDEMPOTENCY_PARAMETER = OpenApiParameter(
 )
 
 
+REFUSAL = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": {"type": "string", "description": "Stable, for programs."},
+                "message": {"type": "string", "description": "Says what to do."},
+                "field": {
+                    "type": "string",
+                    "nullable": True,
+                    "description": "With `invalid_request`: which part of the body.",
+                },
+            },
+        }
+    },
+}
+REFUSALS = {
+    "400": "The body or a header is not what the call takes: `invalid_request`, `invalid_json`.",
+    "401": "No workspace token, or none that works: `missing_token`, `invalid_token`.",
+    "404": "What the body names is not there, or not yours: `deployment_not_found`.",
+    "default": "Any other refusal. After 429 and 503, wait as `Retry-After` says.",
+}
+
+
+def document_refusals(
+    result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
+    """drf-spectacular's hook: every call says how it refuses."""
+    result["components"]["schemas"]["Refusal"] = REFUSAL
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    for calls in result["paths"].values():
+        for call in calls.values():
+            for status, description in REFUSALS.items():
+                call["responses"][status] = {"description": description, "content": content}
+    return result
+
+
 class BodyParser(JSONParser):
     """JSON, where hostile nesting is the caller's error and not ours."""
 

@@ -56,6 +56,9 @@ def data_api_exception_handler(error: Exception, context: dict[str, Any]) -> Res
         # What `curl -d` does by itself: it calls the body a form.
         message = "Send the body as JSON, with the header Content-Type: application/json."
         body = {"code": "unsupported_media_type", "message": message}
+    elif isinstance(error, exceptions.MethodNotAllowed):
+        message = "Send it with POST, as all calls of the data API."
+        body = {"code": "method_not_allowed", "message": message}
     elif response.status_code == status.HTTP_404_NOT_FOUND:
         body = {"code": "not_found", "message": "Not found."}
     else:

@@ -185,6 +185,48 @@ def test_a_foreign_deployment_looks_like_none(
     assert GatewayKey.objects.count() == 0
 
 
+def test_a_deployment_is_named_as_in_the_calls_of_deployments(
+    agent: Any, workspace: Workspace, deployment: Deployment
+) -> None:
+    second = factories.make_deployment(workspace=workspace, prefix="second", is_default=False)
+    for name in ({"id": "second"}, {"id": second.deploy_id}, {"deployId": "second"}):
+        assert agent("aigateway/provision", name).json()["deployId"] == second.deploy_id
+        assert agent("aigateway/info", name).json()["exists"] is True
+    assert not GatewayKey.objects.filter(deployment=deployment).exists()
+    nothing = {"id": None, "deployId": None}
+    assert agent("aigateway/info", nothing).json()["deployId"] == deployment.deploy_id
+
+
+@pytest.mark.parametrize("call", [*CALLS, "limits"])
+def test_a_misspelt_name_does_not_mean_the_default(
+    agent: Any, deployment: Deployment, call: str
+) -> None:
+    """An agent that mistypes must not revoke the key of another app."""
+    key = agent("aigateway/provision").json()["apiKey"]
+    answer = agent(f"aigateway/{call}", {"deployID": "second-0123456789"})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["field"] == "deployID"
+    assert "deployId" in error["message"]
+    assert agent("aigateway/provision").json()["apiKey"] == key
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "offered"),
+    [
+        ("usage", {"groupBy": "week"}, "day, model, deployment"),
+        ("calls", {"status": "DONE"}, "FINISHED"),
+        ("limits", {"scope": "team"}, "key, deployment, workspace"),
+    ],
+)
+def test_a_choice_there_is_not_is_refused_with_those_there_are(
+    agent: Any, deployment: Deployment, call: str, body: dict[str, str], offered: str
+) -> None:
+    answer = agent(f"aigateway/{call}", body)
+    assert answer.status_code == 400
+    assert offered in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("state", ["deleted", "never deployed"])
 def test_a_deployment_that_is_not_there_gets_no_key(
     state: str, agent: Any, deployment: Deployment

@@ -132,6 +132,18 @@ def test_another_method_is_refused_in_the_same_shape(method: str, token: str) ->
     assert response.status_code == 405
     assert response["Allow"]
     assert error_of(response)["code"] == "method_not_allowed"
+    assert "POST" in error_of(response)["message"]
+
+
+def test_the_schema_says_of_every_call_how_it_refuses(db: None) -> None:
+    headers = {"accept": "application/vnd.oai.openapi+json"}
+    schema = Client().get("/api/data/schema", headers=headers).json()
+    error = schema["components"]["schemas"]["Refusal"]["properties"]["error"]
+    assert set(error["properties"]) == {"code", "message", "field"}
+    for path, calls in schema["paths"].items():
+        for status in ("400", "401", "404", "default"):
+            content = calls["post"]["responses"][status]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Refusal"}, path
 
 
 def test_no_answer_invites_browsers_of_other_origins(token: str) -> None:
