@@ -7,6 +7,7 @@ does.
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,8 +86,9 @@ def command(
         options: Options = context.obj
         own = {name: kwargs.pop(f"own_{name}") for name in ("api_url", "api_token", "site")}
         given = {name: value for name, value in own.items() if isinstance(value, str)}
+        context.obj = replace(options, **given)
         with _failures_as_exit_codes(as_json=bool(kwargs.get("as_json"))):
-            act(replace(options, **given), *args, **kwargs)
+            act(context.obj, *args, **kwargs)
 
     return options_of_all_commands("own_")(click.pass_context(run))
 
@@ -148,8 +150,10 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def how_to(arguments: str) -> str:
-    """What to type for this: the program as it was called, and these arguments."""
-    return f"{click.get_current_context().find_root().info_name} {arguments}"
+    """What to type for this: the program as it was called, these arguments, and the same site."""
+    context = click.get_current_context()
+    site = f" --id {shlex.quote(context.obj.site)}" if context.obj.site else ""
+    return f"{context.find_root().info_name} {arguments}{site}"
 
 
 def deploy_id_of(client: Client, options: Options) -> str:

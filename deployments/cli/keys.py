@@ -144,7 +144,7 @@ def revoke(options: Options, *, yes: bool, as_json: bool) -> None:
     if as_json:
         terminal.json(json.dumps(answer))
     else:
-        terminal.result(f"Revoked. Make a new one: {how_to(f'key provision --id {deploy_id}')}")
+        terminal.result(f"Revoked. Make a new one: {how_to('key provision')}")
 
 
 def _warn(answer: dict[str, Any], terminal: Terminal) -> None:

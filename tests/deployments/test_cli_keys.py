@@ -23,7 +23,17 @@ def test_alone_it_shows_the_key_without_its_secret(server: ProtocolServer) -> No
 
 def test_without_a_key_it_says_how_to_make_one(server: ProtocolServer) -> None:
     server.answers["/api/data/aigateway/info"] = (200, {"exists": False})
-    assert "key provision" in run(server, "key").stdout
+    assert "key provision\n" in run(server, "key").stdout
+
+
+def test_advice_is_for_the_site_that_was_meant(server: ProtocolServer) -> None:
+    """Copied as it stands, it must not make a key for the default site."""
+    server.answers["/api/data/aigateway/info"] = (200, {"exists": False})
+    for arguments in (["key", "--id", "notes"], ["--id", "notes", "key", "show"]):
+        assert "key provision --id notes" in run(server, *arguments).stdout
+    info = " ".join(run(server, "info", "--id", "notes").stdout.split())
+    assert "key provision --redeploy --id notes" in info
+    assert "key provision --id notes" in run(server, "key", "revoke", "-y", "--id", "notes").stdout
 
 
 def test_without_a_site_there_is_no_key(server: ProtocolServer) -> None:
