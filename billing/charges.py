@@ -50,6 +50,10 @@ class _Split:
     def credit(self) -> int:
         return self.leased + self.free
 
+    @property
+    def beyond(self) -> int:
+        return self.free + self.overage
+
 
 def post(costs: Mapping[int, int], *, journal: str, key: str, at: datetime) -> dict[int, Posted]:
     """Charge organizations (id -> nano-dollars above zero) for calls of one journal.
@@ -154,15 +158,16 @@ def _count(
 
 def _use_leases(leases: Mapping[int, _Lease], splits: Mapping[int, _Split]) -> None:
     used = [
-        (lease.pk, splits[organization_id].leased)
+        (lease.pk, splits[organization_id].leased, splits[organization_id].beyond)
         for organization_id, lease in sorted(leases.items())
-        if splits[organization_id].leased
     ]
     if not used:
         return
     statement = (
-        "UPDATE billing_lease AS lease SET used_nanos = lease.used_nanos + used.column2"  # noqa: S608
-        f" FROM (VALUES {','.join(['(%s,%s)'] * len(used))}) AS used WHERE lease.id = used.column1"
+        "UPDATE billing_lease AS lease SET used_nanos = lease.used_nanos + used.column2,"  # noqa: S608
+        " beyond_nanos = lease.beyond_nanos + used.column3"
+        f" FROM (VALUES {','.join(['(%s,%s,%s)'] * len(used))}) AS used"
+        " WHERE lease.id = used.column1"
     )
     with connection.cursor() as cursor:
         cursor.execute(statement, [value for row in used for value in row])

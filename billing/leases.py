@@ -28,10 +28,15 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What the lease amounts to, and the organization's credit afterwards; nano-dollars."""
+    """What the lease amounts to, and the organization's credit afterwards; nano-dollars.
+
+    `booked_nanos` is what the holder's calls have been charged so far, `beyond_nanos` the part of
+    it that the lease did not pay.
+    """
 
     granted_nanos: int
-    used_nanos: int
+    booked_nanos: int
+    beyond_nanos: int
     posted_nanos: int
     available_nanos: int
 
@@ -64,10 +69,16 @@ def grant(journal: str, organization_id: int, *, needed_nanos: int) -> Granted:
     failpoints.reach("lease.after_commit")
     return Granted(
         granted_nanos=lease.granted_nanos + amount,
-        used_nanos=lease.used_nanos,
+        booked_nanos=lease.used_nanos + lease.beyond_nanos,
+        beyond_nanos=lease.beyond_nanos,
         posted_nanos=credit.posted_nanos,
         available_nanos=available - amount,
     )
+
+
+def look(journal: str, organization_id: int) -> Lease | None:
+    """The lease as it is, for a holder that has lost an answer; None when there is none."""
+    return Lease.objects.filter(journal_id=journal, organization_id=organization_id).first()
 
 
 def give_back(journal: str, organization_id: int, *, returned_nanos: int) -> None:

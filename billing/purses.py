@@ -66,6 +66,9 @@ class Purse:
         self._shortages: dict[int, tuple[float, leases.Granted]] = {}
         self._waiting = 0
         self._refilling: set[int] = set()
+        self._asking: dict[int, asyncio.Task[leases.Granted]] = {}
+        # Whose grants may have been made although no answer came.
+        self._unanswered: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="billing-leases")
         self._is_registered = False
@@ -137,7 +140,7 @@ class Purse:
                         return nanos
                 assert granted is not None  # else there was enough  # noqa: S101
                 # What this process has spent may not be booked yet.
-                left = granted.posted_nanos - (lease.spent - granted.used_nanos)
+                left = granted.posted_nanos - (lease.spent - granted.booked_nanos)
                 if left < wish.least_nanos:
                     break  # gone, not held by somebody else: waiting brings nothing
         free = max(0, lease.free)
@@ -174,8 +177,25 @@ class Purse:
             self._refilling.discard(organization_id)
 
     async def _grant(self, organization_id: int, needed_nanos: int) -> leases.Granted:
-        """Ask the database for more of an organization's credit. Raises BillingUnavailable."""
+        """Ask the database for more of an organization's credit. Raises BillingUnavailable.
 
+        Whoever waits may give up: what is granted counts all the same, and who comes next waits
+        for the same answer.
+        """
+        asking = self._asking.get(organization_id)
+        if asking is None:
+            asking = self._loop.create_task(self._ask_for(organization_id, needed_nanos))
+            self._asking[organization_id] = asking
+            asking.add_done_callback(lambda done: self._answered(organization_id, done))
+        return await asyncio.shield(asking)
+
+    def _answered(self, organization_id: int, asked: "asyncio.Task[leases.Granted]") -> None:
+        del self._asking[organization_id]
+        # The transaction may have been committed before the connection was lost.
+        if asked.cancelled() or asked.exception() is not None:
+            self._unanswered.add(organization_id)
+
+    async def _ask_for(self, organization_id: int, needed_nanos: int) -> leases.Granted:
         def ask() -> leases.Granted:
             if not self._is_registered:
                 leases.register(self._journal, host=self._host, at=timezone.now())
@@ -184,7 +204,8 @@ class Purse:
 
         asked_at = self._loop.time()
         granted = await self._ask(ask)
-        self._leases[organization_id].confirm(granted.granted_nanos)
+        self._leases[organization_id].confirm(granted.granted_nanos, granted.beyond_nanos)
+        self._unanswered.discard(organization_id)
         if granted.available_nanos == 0:
             self._shortages[organization_id] = asked_at, granted
         return granted
@@ -215,9 +236,19 @@ class Purse:
                 renewed_at = now
                 with suppress(BillingUnavailable):
                     await self._ask(lambda: leases.renew(self._journal, at=timezone.now()))
+            for organization_id in self._unanswered - self._asking.keys():
+                await self._look(organization_id)
             for organization_id, lease in list(self._leases.items()):
                 if lease.free > 0 and not lease.held and now - lease.used_at > IDLE_SECONDS:
                     await self._give_back(organization_id, lease)
+
+    async def _look(self, organization_id: int) -> None:
+        """Learn what a grant whose answer was lost has granted, so that it can be returned."""
+        with suppress(BillingUnavailable):
+            lease = await self._ask(lambda: leases.look(self._journal, organization_id))
+            self._unanswered.discard(organization_id)
+            if lease is not None:
+                self._leases[organization_id].confirm(lease.granted_nanos, lease.beyond_nanos)
 
     # --- Asking ---------------------------------------------------------------------------------
     async def _ask(self, question: Callable[[], Answer]) -> Answer:

@@ -48,6 +48,8 @@ class Lease(models.Model):
     granted_nanos = models.BigIntegerField(default=0)
     returned_nanos = models.BigIntegerField(default=0)
     used_nanos = models.BigIntegerField(default=0)
+    # What calls of the process cost above that: taken from other credit, or owed.
+    beyond_nanos = models.BigIntegerField(default=0)
 
     class Meta:
         constraints: ClassVar = [
@@ -58,6 +60,7 @@ class Lease(models.Model):
                 name="billing_lease_within_its_grant",
                 condition=Q(returned_nanos__gte=0)
                 & Q(used_nanos__gte=0)
+                & Q(beyond_nanos__gte=0)
                 & Q(granted_nanos__gte=F("returned_nanos") + F("used_nanos")),
             ),
         ]

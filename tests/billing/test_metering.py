@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -74,6 +75,18 @@ def leased(organization):
 
 def lease_of(meter, organization):
     return meter.purse._leases[organization.pk]
+
+
+async def is_known(meter, organization, nanos):
+    """Whether this process knows of so much credit on lease."""
+    return lease_of(meter, organization).granted == nanos
+
+
+@in_thread
+def top_up(organization, nanos):
+    ledger.top_up(
+        organization.pk, nanos, reason="paid", idempotency_key=f"paid {nanos}", at=timezone.now()
+    )
 
 
 @in_thread
@@ -270,6 +283,66 @@ async def test_an_answer_that_was_lost_grants_nothing_twice(
     call = await meter.open(opening(hold_nanos=300_000))
     assert lease_of(meter, organization).granted == await leased(organization)
     await call.settle(ending())
+    assert await differences() == []
+
+
+async def test_a_grant_that_comes_after_its_caller_gave_up_is_not_lost(
+    meter, organization, opening, monkeypatch
+):
+    real = leases.grant
+
+    def grant_late(*arguments, **named):
+        answer = real(*arguments, **named)
+        time.sleep(0.5)
+        return answer
+
+    monkeypatch.setattr(leases, "grant", grant_late)
+    monkeypatch.setattr(purses, "HOLD_SECONDS_MAX", 0.1)
+    with pytest.raises(metering.BillingUnavailable):
+        await meter.open(opening(hold_nanos=600_000))
+    await asyncio.wait_for(until(lambda: is_known(meter, organization, 600_000)), 20)
+
+
+async def test_credit_granted_without_an_answer_goes_back_although_nobody_asks_again(
+    meter, organization, opening, monkeypatch
+):
+    real = leases.grant
+
+    def lose_the_answer(*arguments, **named):
+        real(*arguments, **named)
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(leases, "grant", lose_the_answer)
+    monkeypatch.setattr(purses, "IDLE_SECONDS", 0.0)
+    with pytest.raises(metering.BillingUnavailable):
+        await meter.open(opening(hold_nanos=600_000))
+    assert await leased(organization) == 600_000
+
+    async def nothing_is_leased():
+        return await leased(organization) == 0
+
+    await asyncio.wait_for(until(nothing_is_leased), 20)
+
+
+async def test_what_was_charged_beyond_the_lease_strands_no_later_credit(
+    meter, organization, opening
+):
+    # It costs twenty times what was held, and more than there is.
+    call = await meter.open(opening(hold_nanos=1_000_000))
+    await call.settle(ending(usage=pricing.Usage(input=1000, output=500_000)))
+    cost = 20_020_000
+
+    async def is_booked():
+        return await posted(organization) == 0
+
+    await asyncio.wait_for(until(is_booked), 20)
+    await top_up(organization, cost)
+    # All that is left after the debt is paid can be spent.
+    again = await meter.open(opening(hold_nanos=1_000_000))
+    await again.settle(ending())
+    assert await posted(organization) == 1_000_000 - COST
+    lease = lease_of(meter, organization)
+    assert lease.free == await leased(organization)
     assert await differences() == []
 
 

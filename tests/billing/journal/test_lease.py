@@ -26,11 +26,20 @@ def test_a_call_dearer_than_its_hold_uses_what_is_free_and_then_owes():
     assert lease.give_back() == 0
 
 
-def test_an_older_answer_changes_nothing():
+def test_what_was_charged_beyond_the_lease_burdens_the_next_grant_no_more():
     lease = Lease()
     lease.confirm(100)
-    lease.confirm(40)
-    assert lease.granted == 100
+    assert lease.hold(100)
+    lease.settle(100, 130)
+    lease.confirm(150, beyond=30)
+    assert lease.free == 50
+
+
+def test_an_older_answer_changes_nothing():
+    lease = Lease()
+    lease.confirm(100, beyond=20)
+    lease.confirm(40, beyond=10)
+    assert (lease.granted, lease.beyond) == (100, 20)
 
 
 class Leasing(RuleBasedStateMachine):
