@@ -10,11 +10,11 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from deployments import deploying, directory, environment, logs, releases
 from deployments.models import Deployment, EnvironmentVariable, LogEntry, Release
-from orgs.context import ConsoleRequest, manager_page, member_page
+from orgs.context import ConsoleRequest, form_on, manager_page, member_page
 
 LOG_MINUTES = 60
 LOG_LINES_MAX = 300
@@ -142,7 +142,7 @@ def deployment_detail(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     return render(request, "deployments/deployment_detail.html", context)
 
 
-@require_POST
+@form_on("deployments:deployment-detail", "deploy_id")
 @manager_page
 def deployment_redeploy(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     """Releases the active bundle again with the environment of now, in the background."""
@@ -158,7 +158,7 @@ def deployment_redeploy(request: ConsoleRequest, deploy_id: str) -> HttpResponse
     return redirect("deployments:deployment-detail", request.organization.slug, deploy_id)
 
 
-@require_POST
+@form_on("deployments:deployment-detail", "deploy_id")
 @manager_page
 def deployment_rollback(request: ConsoleRequest, deploy_id: str, release_id: str) -> HttpResponse:
     """Makes an earlier release live again."""
@@ -174,7 +174,7 @@ def deployment_rollback(request: ConsoleRequest, deploy_id: str, release_id: str
     return redirect("deployments:deployment-detail", request.organization.slug, deploy_id)
 
 
-@require_POST
+@form_on("deployments:deployment-detail", "deploy_id")
 @manager_page
 def deployment_delete(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     """Takes the deployment down; its key dies with it."""

@@ -15,7 +15,7 @@ from django.db.models import Prefetch
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from billing import usage
 from deployments import directory, environment
@@ -26,7 +26,7 @@ from gateway.allowances import ScopeNotFound, Subject
 from gateway.forms import LimitForm
 from gateway.models import GatewayKey
 from orgs import access
-from orgs.context import ConsoleRequest, limits_page, manager_page, member_page
+from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
 from orgs.models import Organization
 
 OVERVIEW_DAYS = 30
@@ -160,7 +160,7 @@ def key_list(request: ConsoleRequest) -> HttpResponse:
     return _key_page(request)
 
 
-@require_POST
+@form_on("gateway:key-list")
 @manager_page
 def key_provision(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     """Makes the deployment's key; the secret is in this answer only."""
@@ -178,7 +178,7 @@ def key_provision(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     return _key_page(request, made)
 
 
-@require_POST
+@form_on("gateway:key-list")
 @manager_page
 def key_rotate(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     """Replaces the key; the old one may go on for a while, so that the app can be redeployed."""
@@ -197,7 +197,7 @@ def key_rotate(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     return _key_page(request, made)
 
 
-@require_POST
+@form_on("gateway:key-list")
 @manager_page
 def key_revoke(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
     """Refuses every key of the deployment, everywhere, within a second."""
@@ -228,7 +228,7 @@ def limit_detail(request: ConsoleRequest, scope: str, name: str) -> HttpResponse
     return _limit_page(request, subject, LimitForm(row=allowances.read(subject)))
 
 
-@require_POST
+@form_on("gateway:limit-detail", "scope", "name")
 @limits_page
 def limit_set(request: ConsoleRequest, scope: str, name: str) -> HttpResponse:
     """Sets all limits of one scope; they count within a second."""

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import redirect
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
 from django_htmx.middleware import HtmxDetails
 
 from orgs import access, suspension
@@ -77,6 +80,27 @@ def _page_for(roles: frozenset[str], page: Page[Arguments]) -> RoutedPage:
 def owner_page(page: Page[Arguments]) -> RoutedPage:
     """Like `member_page`, for what moves the organization's money: everybody else gets 403."""
     return _page_for(access.MAY_PAY, page)
+
+
+def form_on(page: str, *kept: str) -> Callable[[RoutedPage], RoutedPage]:
+    """For what a form of `page` posts to: whoever comes there otherwise is sent to the page.
+
+    Log-in leads there when a session ended under a form, and so does the address of an answer that
+    was shown at once. `kept` names the parts of the address that the page's own has, too.
+    """
+
+    def decorate(act: RoutedPage) -> RoutedPage:
+        @wraps(act)
+        def posted(request: HttpRequest, organization: str, **parts: Any) -> HttpResponseBase:
+            if request.method in ("GET", "HEAD"):
+                return redirect(page, organization, *(parts[name] for name in kept))
+            if not request.user.is_authenticated:
+                messages.info(request, "You were logged out, so nothing was sent. Log in again.")
+            return require_POST(act)(request, organization=organization, **parts)
+
+        return posted
+
+    return decorate
 
 
 def console(request: HttpRequest) -> dict[str, Any]:

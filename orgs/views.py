@@ -10,10 +10,10 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from orgs import deliveries, identifiers, tokens
-from orgs.context import ConsoleRequest, limits_page, manager_page, member_page
+from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
 from orgs.forms import TokenForm, WebhookForm
 from orgs.models import Organization, WebhookEndpoint, Workspace, WorkspaceToken
 
@@ -43,7 +43,7 @@ def token_list(request: ConsoleRequest) -> HttpResponse:
     return render(request, "orgs/token_list.html", _page(request.organization, TokenForm()))
 
 
-@require_POST
+@form_on("orgs:token-list")
 @manager_page
 def token_create(request: ConsoleRequest) -> HttpResponse:
     """A new token; this answer is the only place its secret ever appears."""
@@ -60,7 +60,7 @@ def token_create(request: ConsoleRequest) -> HttpResponse:
     return render(request, "orgs/token_list.html", context)
 
 
-@require_POST
+@form_on("orgs:token-list")
 @manager_page
 def token_revoke(request: ConsoleRequest, token_id: str) -> HttpResponse:
     """Refuses the token from now on."""
@@ -94,7 +94,7 @@ def webhook_detail(request: ConsoleRequest) -> HttpResponse:
     return _webhook_page(request, form)
 
 
-@require_POST
+@form_on("orgs:webhook-detail")
 @limits_page
 def webhook_set(request: ConsoleRequest) -> HttpResponse:
     """Sets where events go; a first time shows the new secret."""
@@ -109,7 +109,7 @@ def webhook_set(request: ConsoleRequest) -> HttpResponse:
     return _webhook_page(request, form, secret=secret)
 
 
-@require_POST
+@form_on("orgs:webhook-detail")
 @limits_page
 def webhook_rotate(request: ConsoleRequest) -> HttpResponse:
     """A new secret, shown in this answer only; the old one signs, too, for a day."""
@@ -118,7 +118,7 @@ def webhook_rotate(request: ConsoleRequest) -> HttpResponse:
     return _webhook_page(request, WebhookForm(initial={"url": endpoint.url}), secret=secret)
 
 
-@require_POST
+@form_on("orgs:webhook-detail")
 @limits_page
 def webhook_test(request: ConsoleRequest) -> HttpResponse:
     """Sends an event that means nothing."""
@@ -135,7 +135,7 @@ def webhook_test(request: ConsoleRequest) -> HttpResponse:
     return redirect("orgs:webhook-detail", request.organization.slug)
 
 
-@require_POST
+@form_on("orgs:webhook-detail")
 @limits_page
 def webhook_remove(request: ConsoleRequest) -> HttpResponse:
     """Posts nothing any more and forgets the log."""

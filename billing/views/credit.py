@@ -13,12 +13,12 @@ from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from billing import agent_top_up, auto_top_up, grants, ledger, money, payments, refunds, stripe_api
 from billing.forms import TOP_UP_DOLLARS, AgentTopUpForm, AutoTopUpForm, RefundForm, TopUpForm
 from billing.models import AgentTopUp, AutoTopUp, Payment
-from orgs.context import ConsoleRequest, member_page, owner_page
+from orgs.context import ConsoleRequest, form_on, member_page, owner_page
 
 PAYMENTS_SHOWN = 50
 NO_ANSWER = "Stripe does not answer just now. Nothing was paid; send the form again."
@@ -117,7 +117,7 @@ def _agents_as_typed(setting: AgentTopUp | None) -> dict[str, Any]:
     return {"is_allowed": setting.is_allowed, "monthly_cap": _dollars(setting.monthly_cap_nanos)}
 
 
-@require_POST
+@form_on("billing:credit")
 @owner_page
 def top_up(request: ConsoleRequest) -> HttpResponse:
     """To Stripe's page, where the person pays."""
@@ -150,7 +150,7 @@ def top_up(request: ConsoleRequest) -> HttpResponse:
     return HttpResponseRedirect(url)
 
 
-@require_POST
+@form_on("billing:credit")
 @owner_page
 def refund_create(request: ConsoleRequest, payment_id: str) -> HttpResponse:
     """Holds the amount, asks for the refund, and says how that went."""
@@ -189,7 +189,7 @@ def _tell(request: ConsoleRequest, refund: Any) -> None:
         messages.success(request, f"The refund of {amount} is under way; its credit is held.")
 
 
-@require_POST
+@form_on("billing:credit")
 @owner_page
 def auto_top_up_change(request: ConsoleRequest) -> HttpResponse:
     """Keep when and how much to buy automatically."""
@@ -215,7 +215,7 @@ def auto_top_up_change(request: ConsoleRequest) -> HttpResponse:
     return redirect("billing:credit", request.organization.slug)
 
 
-@require_POST
+@form_on("billing:credit")
 @owner_page
 def agent_top_up_change(request: ConsoleRequest) -> HttpResponse:
     """Keep whether agents may buy credit with workspace tokens, and how much."""

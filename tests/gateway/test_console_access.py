@@ -220,10 +220,27 @@ def test_who_may_not_manage_changes_nothing(name: str, role: str, scene: Scene) 
 
 
 @pytest.mark.parametrize("name", sorted(POSTED))
-def test_what_changes_something_answers_no_get(
+def test_the_address_of_a_form_leads_to_the_page_it_is_on(
     name: str, scene: Scene, owner_client: Client
 ) -> None:
-    assert owner_client.get(scene.url(name)).status_code == 405
+    """Nobody but a reload or a log-in goes there with GET, and nothing is changed by it."""
+    page = owner_client.get(scene.url(name), follow=True)
+    assert page.status_code == 200
+    assert scene.url(name).startswith(page.redirect_chain[0][0])
+    assert owner_client.put(scene.url(name)).status_code == 405
+
+
+@pytest.mark.parametrize("name", sorted(POSTED))
+def test_a_form_sent_after_the_session_ended_is_there_again_after_log_in(
+    name: str, scene: Scene, owner: User
+) -> None:
+    client = Client()
+    login = client.post(scene.url(name), {"name": "mine"}, follow=True)
+    assert "nothing was sent" in _text(login)
+    data = {"login": owner.email, "password": factories.PASSWORD}
+    page = client.post(login.redirect_chain[-1][0], data, follow=True)
+    assert page.status_code == 200
+    assert scene.url(name).startswith(page.redirect_chain[-1][0])
 
 
 @pytest.mark.parametrize("name", PAGES)
