@@ -7,15 +7,15 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from orgs import deliveries, identifiers, tokens
+from orgs import deliveries, identifiers, tokens, workspaces
 from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
 from orgs.forms import TokenForm, WebhookForm
-from orgs.models import Organization, WebhookEndpoint, Workspace, WorkspaceToken
+from orgs.models import Organization, WebhookEndpoint, WorkspaceToken
 
 
 def _page(organization: Organization, form: TokenForm) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def token_create(request: ConsoleRequest) -> HttpResponse:
     if not form.is_valid():
         context = _page(request.organization, form)
         return render(request, "orgs/token_list.html", context, status=400)
-    workspaces: Any = Workspace.objects.filter(organization=request.organization)
-    if form.cleaned_data["workspace"]:
-        workspaces = workspaces.filter(public_id=form.cleaned_data["workspace"])
-    workspace = get_object_or_404(workspaces[:1])
+    try:
+        workspace = workspaces.choose(request.organization, form.cleaned_data["workspace"])
+    except workspaces.WorkspaceNotFound:
+        raise Http404("No such workspace.") from None
     token, secret = tokens.issue(workspace, name=form.cleaned_data["name"])
     context = _page(request.organization, TokenForm()) | {"new_token": token, "secret": secret}
     return render(request, "orgs/token_list.html", context)

@@ -37,6 +37,17 @@ def test_a_token_is_made_for_the_chosen_workspace(
     assert WorkspaceToken.objects.get().workspace == second
 
 
+def test_the_first_token_of_a_new_organization_comes_with_a_workspace(
+    organization: Organization, owner_client: Client
+) -> None:
+    """Staff made the organization, and nothing else."""
+    response = owner_client.post(_tokens(organization, "create/"), {"name": "ci"})
+    workspace = tokens.verify(response.context["secret"], at=timezone.now()).workspace
+    assert (workspace.organization, workspace.name) == (organization, "main")
+    owner_client.post(_tokens(organization, "create/"), {"name": "laptop"})
+    assert organization.workspaces.get() == workspace
+
+
 def test_a_foreign_workspace_gets_no_token(
     organization: Organization,
     workspace: Workspace,
