@@ -194,16 +194,22 @@ class Conversation:
     def _sign_steps(self) -> None:
         """The first call of each step of the current turn must be signed, or the service refuses.
 
-        The turn begins at the last content of the user's own. A call without its signature was
-        made by another model, or its client dropped it.
+        The turn begins where the user speaks; contents of the user's in a row are one turn to the
+        service, so what is said along with results of tools begins none. A call without its
+        signature was made by another model, or its client dropped it.
         """
+        is_spoken = is_answered = False
         for content in reversed(self._contents):
-            if content["role"] == "model":
-                first = next((part for part in content["parts"] if "functionCall" in part), None)
-                if first is not None:
-                    first.setdefault("thoughtSignature", gemini_signatures.SENTINEL)
-            elif not any("functionResponse" in part for part in content["parts"]):
+            if content["role"] == "user":
+                is_spoken = True
+                is_answered |= any("functionResponse" in part for part in content["parts"])
+                continue
+            if is_spoken and not is_answered:
                 return
+            is_spoken = is_answered = False
+            first = next((part for part in content["parts"] if "functionCall" in part), None)
+            if first is not None:
+                first.setdefault("thoughtSignature", gemini_signatures.SENTINEL)
 
 
 def _signed(part: Json, signature: str) -> Json:

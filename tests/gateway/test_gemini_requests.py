@@ -32,6 +32,8 @@ from gateway.generation import (
     Turn,
 )
 from gateway.refusals import Refusal
+from gateway.standin import strict_gemini
+from gateway.standin.rejections import Asked, apply
 
 UPSTREAM = GeminiUpstream()
 NEW, OLD = "gemini-3-flash-preview", "gemini-2.5-flash"
@@ -209,6 +211,7 @@ def tool_loop(*carries: Carry | None) -> list[Turn]:
         user(Text("Before")),
         assistant(ToolCall("old", "add", "{}")),
         answered("old", "1"),
+        assistant(Text("One.")),
         user(Text("Now")),
     ]
     for number, carry in enumerate(carries):
@@ -223,6 +226,7 @@ def test_a_signature_goes_back_into_its_part() -> None:
     turns += [assistant(Text("Done.", signature("Q0M="))), user(Text("Thanks"))]
     assert signatures_of(write(turns)) == [
         [None],
+        [None],
         ["QUE=", None],
         ["QkI=", None],
         ["Q0M="],
@@ -231,14 +235,23 @@ def test_a_signature_goes_back_into_its_part() -> None:
 
 def test_the_first_unsigned_call_of_each_step_of_the_current_turn_is_excused() -> None:
     body = write(tool_loop(signature("QUE="), None))
-    assert signatures_of(body) == [[None], ["QUE=", None], [SENTINEL, None]]
-    assert signatures_of(write(tool_loop(None), OLD)) == [[None], [None, None]]
+    assert signatures_of(body) == [[None], [None], ["QUE=", None], [SENTINEL, None]]
+    assert signatures_of(write(tool_loop(None), OLD)) == [[None], [None], [None, None]]
+
+
+@pytest.mark.parametrize("said", [(), ("And in Bonn?",), ("And in Bonn?", "Be quick.")])
+def test_what_the_user_says_along_with_results_begins_no_turn(said: tuple[str, ...]) -> None:
+    """The service takes contents of one role in a row for one, and so does its stand-in."""
+    body = write([*tool_loop(None, None), *(user(Text(text)) for text in said)])
+    assert signatures_of(body) == [[None], [None], [SENTINEL, None], [SENTINEL, None]]
+    apply(strict_gemini.RULES, Asked({}, body, NEW))
 
 
 def test_state_of_other_models_and_providers_is_not_put_back() -> None:
     foreign = signature("QUE=", kind="anthropic.thinking")
     other = signature("QUE=", "gemini-2.5-pro")
     assert signatures_of(write(tool_loop(foreign, other))) == [
+        [None],
         [None],
         [SENTINEL, None],
         [SENTINEL, None],
