@@ -376,6 +376,7 @@ def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
     choice = _optional(body, "tool_choice", dict) or {}
     metadata = _optional(body, "metadata", dict) or {}
     one_by_one = _optional(choice, "disable_parallel_tool_use", bool, "tool_choice")
+    top_k = _optional(body, "top_k", int)
     return Parameters(
         output_tokens_max=inspection.output_tokens_max,
         temperature=_optional(body, "temperature", float),
@@ -385,6 +386,7 @@ def _read_parameters(body: Json, inspection: Inspection) -> Parameters:
         reasoning_summary=_read_summary(body),
         parallel_tool_calls=None if one_by_one is None else not one_by_one,
         user=_optional(metadata, "user_id", str, "metadata"),
+        extra={} if top_k is None else {"top_k": top_k},
     )
 
 

@@ -362,8 +362,9 @@ def _read_output_format(body: Json) -> OutputFormat | None:
 def write(request: GenerationRequest, upstream_model: str) -> Json:
     """The body for a provider that speaks chat completions; usage is always asked for."""
     parameters = request.parameters
+    refused = openai_models.refused_parameters(upstream_model, parameters.reasoning_effort)
     body: Json = {
-        **parameters.extra,
+        **{name: value for name, value in parameters.extra.items() if name not in refused},
         "model": upstream_model,
         "messages": _write_turns(request.turns, is_openai=openai_models.is_openai(upstream_model)),
     }
@@ -391,7 +392,6 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
         "parallel_tool_calls": parameters.parallel_tool_calls,
         "user": parameters.user,
     }
-    refused = openai_models.refused_parameters(upstream_model, parameters.reasoning_effort)
     body.update(
         {
             name: value

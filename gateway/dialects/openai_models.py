@@ -13,6 +13,8 @@ PLAIN = re.compile(r"(?:^|/)(?:chatgpt-|gpt-[34]|gpt-5\S*-chat)")
 SAMPLING = frozenset(
     {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs"}
 )
+# Of other wires; servers that are compatible with OpenAI's take it.
+FOREIGN = frozenset({"top_k"})
 # "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16".
 RESPONSES_TOKENS_MIN = 16
 
@@ -30,5 +32,5 @@ def is_openai(model: str) -> bool:
 def refused_parameters(model: str, effort: str | None) -> frozenset[str]:
     """Names of parameters the model answers with a 400; none of them changes what is asked."""
     if reasons(model):
-        return frozenset() if effort == "none" else SAMPLING
-    return frozenset({"reasoning_effort"}) if PLAIN.search(model) else frozenset()
+        return FOREIGN if effort == "none" else FOREIGN | SAMPLING
+    return FOREIGN | {"reasoning_effort"} if PLAIN.search(model) else frozenset()

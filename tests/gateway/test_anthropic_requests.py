@@ -346,6 +346,7 @@ def test_parameters_are_kept() -> None:
     parameters = read(
         temperature=1,
         top_p=0.5,
+        top_k=5,
         stop_sequences=["a"],
         metadata={"user_id": "u"},
         tools=[WEATHER],
@@ -356,7 +357,8 @@ def test_parameters_are_kept() -> None:
     assert (parameters.output_tokens_max, parameters.temperature) == (100, 1)
     assert (parameters.top_p, parameters.stop, parameters.user) == (0.5, ("a",), "u")
     assert parameters.parallel_tool_calls is False
-    assert parameters.extra == {}
+    assert parameters.extra == {"top_k": 5}
+    assert read().parameters.extra == {}
     assert read().parameters.parallel_tool_calls is None
 
 

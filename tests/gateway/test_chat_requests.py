@@ -14,6 +14,7 @@ from gateway.generation import (
     GenerationRequest,
     Image,
     OutputFormat,
+    Parameters,
     Reasoning,
     RefusalText,
     Text,
@@ -575,6 +576,14 @@ PARAMETERS: dict[str, Any] = {
 def test_any_parameters_are_written_as_they_were_asked(names: set[str]) -> None:
     asked = body(model="m", **{name: PARAMETERS[name] for name in names})
     assert chat_requests.write(chat_requests.read(asked), asked["model"]) == asked
+
+
+@pytest.mark.parametrize(("model", "written"), [("gpt-4o", None), ("gpt-5", None), ("llama", 40)])
+def test_what_other_wires_tune_with_is_not_asked_of_openai(model: str, written: int | None) -> None:
+    request = GenerationRequest(
+        "m", (Turn("user", (Text("Hi"),)),), parameters=Parameters(extra={"top_k": 40})
+    )
+    assert chat_requests.write(request, model).get("top_k") == written
 
 
 JSON = st.recursive(
