@@ -183,7 +183,7 @@ class AnthropicUpstream:
 
     def prepare_pass_through(self, body: Json, target: Target, *, is_stream: bool) -> Json:
         """See UpstreamDialect. Usage is always reported."""
-        return {**body, "model": target.model}
+        return {**anthropic_bodies.clean(body), "model": target.model}
 
     def pass_through(self, inspection: Inspection, reply: Reply) -> "AnthropicPassThrough":
         """See UpstreamDialect."""

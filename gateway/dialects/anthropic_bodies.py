@@ -147,12 +147,14 @@ def _is_loop_unsigned(messages: list[Json]) -> bool:
     client of another wire may have dropped, or another model never had.
     """
     for message in reversed(messages):
-        kinds = {block["type"] for block in message["content"]}
-        if message["role"] == "user":
+        content = message.get("content")
+        blocks = content if isinstance(content, list) else ()
+        kinds = [block.get("type") for block in blocks if isinstance(block, dict)]
+        if message.get("role") == "user":
             if "tool_result" not in kinds:
                 return False
         elif "tool_use" in kinds:
-            return message["content"][0]["type"] not in ("thinking", "redacted_thinking")
+            return kinds[0] not in ("thinking", "redacted_thinking")
     return False
 
 
@@ -355,6 +357,43 @@ def _decode_text(data: str) -> str:
         raise refusals.unsupported_value(
             "file_data", "Invalid 'file_data': its data is not base64."
         ) from None
+
+
+# --- a client's own body ---------------------------------------------------------------------
+
+
+def clean(body: Json) -> Json:
+    """A client's own body without the thoughts of other providers' models, which are refused.
+
+    A tool loop that another model began has no thinking of Claude's to begin with, so that it goes
+    on without.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not any(map(_has_foreign, messages)):
+        return body
+    kept = [one for message in messages for one in _without_foreign(message)]
+    cleaned = {**body, "messages": kept}
+    thinking = body.get("thinking")
+    is_enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
+    if is_enabled and all(isinstance(one, dict) for one in kept) and _is_loop_unsigned(kept):
+        del cleaned["thinking"]
+    return cleaned
+
+
+def _has_foreign(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, dict) else None
+    return isinstance(content, list) and any(
+        isinstance(block, dict) and carries.is_foreign(block) for block in content
+    )
+
+
+def _without_foreign(message: Any) -> list[Any]:
+    """The message as Claude may have said it; none for one that was nothing but such thoughts."""
+    if not _has_foreign(message):
+        return [message]
+    blocks = message["content"]
+    own = [one for one in blocks if not (isinstance(one, dict) and carries.is_foreign(one))]
+    return [{**message, "content": own}] if own else []
 
 
 # --- tools -----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ signature does (they are base64 of a message whose first bytes never read so). P
 
 import base64
 import binascii
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
@@ -25,6 +27,14 @@ def write_signature(carry: Carry, place: str) -> str:
         return carry.data
     sealed = orjson.dumps([carry.kind, carry.data, carry.model, place])
     return PREFIX + base64.urlsafe_b64encode(sealed).decode()
+
+
+def is_foreign(block: Mapping[str, Any]) -> bool:
+    """Whether a block holds another provider's thoughts, which no Claude model can check."""
+    if block.get("type") != "thinking":
+        return False
+    signature = block.get("signature")
+    return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
 
 
 def read_signature(signature: str) -> tuple[Carry | None, str]:

@@ -356,6 +356,48 @@ def _read_output_format(body: Json) -> OutputFormat | None:
     )
 
 
+# --- a client's own body ---------------------------------------------------------------------
+
+# What answers of other models hold in this gateway's chat completions beyond OpenAI's own members.
+# Clients send messages back as they got them, and OpenAI refuses members it does not know.
+OWN_MEMBERS = frozenset({"reasoning_content", "images"})
+
+
+def clean(body: Json, upstream_model: str) -> Json:
+    """A client's own body without what only other models' answers have, for a model of OpenAI's."""
+    messages = body["messages"]
+    if not openai_models.is_openai(upstream_model) or not any(map(_has_foreign, messages)):
+        return body
+    return {**body, "messages": [_without_foreign(message) for message in messages]}
+
+
+def _has_foreign(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return False
+    return not OWN_MEMBERS.isdisjoint(message) or any(
+        isinstance(call, dict) and "extra_content" in call for call in _calls_of(message)
+    )
+
+
+def _calls_of(message: Json) -> list[Any]:
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _without_foreign(message: Any) -> Any:
+    if not _has_foreign(message):
+        return message
+    kept = {name: value for name, value in message.items() if name not in OWN_MEMBERS}
+    if calls := _calls_of(message):
+        kept["tool_calls"] = [
+            {name: value for name, value in call.items() if name != "extra_content"}
+            if isinstance(call, dict)
+            else call
+            for call in calls
+        ]
+    return kept
+
+
 # --- writing ---------------------------------------------------------------------------------
 
 

@@ -202,14 +202,16 @@ class CandidateWriter:
         return []
 
     def _write_calls(self) -> list[Json]:
-        """Every call collected so far, whole."""
+        """Every call collected so far, whole; the first one signed, as Gemini wants it back."""
         calls, self._calls = self._calls, {}
-        parts = []
+        parts: list[Json] = []
         for _, (call, pieces) in sorted(calls.items()):
             arguments = self._read_arguments("".join(pieces))
             if arguments is not None:
                 function = {"name": call.name, "args": arguments, "id": call.call_id}
                 parts.append(self._sign({"functionCall": function}, call.carry))
+        if parts:
+            parts[0].setdefault("thoughtSignature", gemini_signatures.NOT_GEMINIS)
         return parts
 
     def _read_arguments(self, text: str) -> Json | None:

@@ -262,7 +262,7 @@ class CandidateReader:
     def _read_part(self, part: Json) -> list[Event]:
         signature = text_of(part.get("thoughtSignature"))
         carry = None
-        if signature:
+        if signature and signature != gemini_signatures.NOT_GEMINIS:
             carry = Carry(gemini_signatures.GEMINI, signature, self._answer.model)
         if part.get("thought") is True:
             return self._read_thought(part, carry)

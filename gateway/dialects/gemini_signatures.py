@@ -22,6 +22,8 @@ GEMINI = "gemini.thought"
 SENTINEL = "skip_thought_signature_validator"
 MARK = b"gw1."
 MARK_ON_THE_WIRE = "Z3cxL"  # how base64 of MARK begins
+# On a call that another provider's model made: there is nothing to carry but that.
+NOT_GEMINIS = base64.b64encode(MARK + b"[]").decode()
 
 
 @dataclass(frozen=True, slots=True)

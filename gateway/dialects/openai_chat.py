@@ -392,7 +392,7 @@ class ChatUpstream:
 
     def prepare_pass_through(self, body: Json, target: Target, *, is_stream: bool) -> Json:
         """See UpstreamDialect. Metering is not the client's choice: streams always report usage."""
-        prepared = {**body, "model": target.model}
+        prepared = {**chat_requests.clean(body, target.model), "model": target.model}
         if is_stream:
             options = body.get("stream_options")
             asked = options if isinstance(options, dict) else {}

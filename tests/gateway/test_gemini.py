@@ -18,6 +18,7 @@ from gateway import refusals, sse
 from gateway.dialects import gemini
 from gateway.dialects.base import Inspection, Reply, TruncatedStream, UnreadableAnswer
 from gateway.dialects.gemini_answers import write_usage
+from gateway.dialects.gemini_signatures import NOT_GEMINIS
 from gateway.events import (
     AudioDelta,
     Carry,
@@ -323,7 +324,9 @@ def text_of(parts: list[dict[str, Any]]) -> str:
 
 
 def signatures_of(parts: list[dict[str, Any]]) -> list[str]:
-    return [part["thoughtSignature"] for part in parts if "thoughtSignature" in part]
+    """A call without one is written as another provider's, which is none."""
+    found = [part["thoughtSignature"] for part in parts if "thoughtSignature" in part]
+    return [signature for signature in found if signature != NOT_GEMINIS]
 
 
 @each([one for one in ANSWERS if one.name not in BLOCKED])

@@ -15,7 +15,7 @@ from gateway.dialects import UPSTREAM_DIALECTS
 from gateway.dialects.base import Inspection, Json, Reply, Target, UnreadableAnswer
 from gateway.dialects.gemini import GeminiClient, GeminiUpstream
 from gateway.dialects.gemini_schemas import from_openapi
-from gateway.dialects.gemini_signatures import SENTINEL, Signed, pack, unpack
+from gateway.dialects.gemini_signatures import NOT_GEMINIS, SENTINEL, Signed, pack, unpack
 from gateway.events import (
     AudioDelta,
     Carry,
@@ -551,7 +551,10 @@ def test_calls_come_whole_however_their_arguments_came() -> None:
     ]
     parts = [
         {"text": "Let me see."},
-        {"functionCall": {"name": "add", "args": {"a": 1}, "id": "c0"}},
+        {
+            "functionCall": {"name": "add", "args": {"a": 1}, "id": "c0"},
+            "thoughtSignature": NOT_GEMINIS,
+        },
         {"functionCall": {"name": "now", "args": {}, "id": "c1"}},
     ]
     assert parts_of(*stream(*events)[:-1]) == parts
