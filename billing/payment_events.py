@@ -144,6 +144,8 @@ def _charge_refunded(data: Mapping[str, Any], at: datetime) -> Handled:
     if total is None:
         payments.flag(payment, "A refund in another currency was made at Stripe.")
         return payment, payment.attention
+    if refunds.may_contain_ours(payment, total):
+        raise _NotYet(f"whether it contains a refund of ours of {payment.public_id} is not known.")
     return payment, refunds.note_total(payment, total, at=at)
 
 
@@ -162,6 +164,9 @@ def _refund(data: Mapping[str, Any], at: datetime) -> Handled:
 
 def _dispute_opened(data: Mapping[str, Any], at: datetime) -> Handled:
     payment = _credited(stripe_api.payment_id_of(data))
+    if stripe_api.is_inquiry(data):
+        payments.flag(payment, f"The bank asks about it; nothing is taken yet ({data['id']}).")
+        return payment, payment.attention
     amount = stripe_api.nanos_of(data, "amount")
     if amount is None:
         payments.flag(payment, f"Disputed in another currency ({data['id']}).")
@@ -171,6 +176,11 @@ def _dispute_opened(data: Mapping[str, Any], at: datetime) -> Handled:
 
 def _dispute_closed(data: Mapping[str, Any], at: datetime) -> Handled:
     payment = _credited(stripe_api.payment_id_of(data))
+    if stripe_api.is_inquiry(data):
+        payments.flag(
+            payment, f"The bank's question is answered; nothing was taken ({data['id']})."
+        )
+        return payment, payment.attention
     if payment.disputed_at is None:
         raise _NotYet(f"the dispute of {payment.public_id} is not known.")
     is_won = data.get("status") == "won"
@@ -189,5 +199,7 @@ HANDLERS: dict[str, Callable[[Mapping[str, Any], datetime], Handled]] = {
     "refund.failed": _refund,
     "charge.refund.updated": _refund,
     "charge.dispute.created": _dispute_opened,
+    # What began as a question of the bank may become a dispute.
+    "charge.dispute.funds_withdrawn": _dispute_opened,
     "charge.dispute.closed": _dispute_closed,
 }

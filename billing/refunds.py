@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from billing import grants, ledger, payments, stripe_api
 from billing.models import LedgerAccount, Payment, Refund, Transfer
@@ -78,8 +78,12 @@ def _purchased_nanos(organization_id: int) -> int:
 
 def refunded_nanos(payment: Payment) -> int:
     """What has been refunded of the payment or is on its way."""
-    going = payment.refunds.exclude(status=Status.FAILED)
-    return going.aggregate(total=Sum("amount_nanos"))["total"] or 0
+    return _sum_of(payment.refunds.exclude(status=Status.FAILED))
+
+
+def _sum_of(found: "QuerySet[Refund]") -> int:
+    total: int = found.aggregate(total=Sum("amount_nanos", default=0))["total"]
+    return total
 
 
 def request(
@@ -241,6 +245,18 @@ def _end(refund: Refund, status: str, *, at: datetime) -> None:
 
 
 # --- What leaves without our asking ------------------------------------------------------------
+def may_contain_ours(payment: Payment, total_nanos: int) -> bool:
+    """Whether it is not known yet if a total told by Stripe contains a refund asked for here.
+
+    One whose answer is still awaited may be in it, or may fail because somebody was faster there:
+    then its credit would come back although the money is gone.
+    """
+    going = payment.refunds.exclude(status=Status.FAILED)
+    unanswered = going.filter(status=Status.REQUESTED, provider_refund_id=None)
+    sure = refunded_nanos(payment) - _sum_of(unanswered)
+    return sure < total_nanos and unanswered.exists()
+
+
 def note_total(payment: Payment, total_nanos: int, *, at: datetime) -> str:
     """Stripe says how much of the payment is refunded: what we do not know of was done there."""
     with transaction.atomic():
@@ -273,14 +289,17 @@ def note_total(payment: Payment, total_nanos: int, *, at: datetime) -> str:
 
 def open_dispute(payment: Payment, dispute_id: str, amount_nanos: int, *, at: datetime) -> str:
     """The customer's bank has taken the money back: the credit goes with it."""
+    key = f"dispute:{dispute_id}"
     with transaction.atomic():
         payment = Payment.objects.select_for_update(no_key=True).get(pk=payment.pk)
+        if _taken(payment, key).exists():
+            return "Known."
         ledger.take_back(
             payment.organization_id,
             amount_nanos,
             code=Transfer.Code.DISPUTE,
             reason=f"dispute of {payment.public_id}",
-            idempotency_key=f"dispute:{dispute_id}",
+            idempotency_key=key,
             at=at,
         )
         Payment.objects.filter(pk=payment.pk, disputed_at=None).update(disputed_at=at)
@@ -294,11 +313,9 @@ def close_dispute(payment: Payment, dispute_id: str, *, is_won: bool, at: dateti
         return "The dispute was lost; nothing changes."
     with transaction.atomic():
         payment = Payment.objects.select_for_update(no_key=True).get(pk=payment.pk)
-        taken = Transfer.objects.filter(
-            organization_id=payment.organization_id,
-            code=Transfer.Code.DISPUTE,
-            idempotency_key__in=[f"dispute:{dispute_id}", f"dispute:{dispute_id}:owed"],
-        ).aggregate(total=Sum("amount_nanos"))["total"]
+        taken = _taken(payment, f"dispute:{dispute_id}").aggregate(total=Sum("amount_nanos"))[
+            "total"
+        ]
         if not taken:
             return "The dispute is not known."
         ledger.give_again(
@@ -311,3 +328,12 @@ def close_dispute(payment: Payment, dispute_id: str, *, is_won: bool, at: dateti
         Payment.objects.filter(pk=payment.pk).update(disputed_at=None)
         payments.flag(payment, f"The dispute {dispute_id} was won.")
         return payment.attention
+
+
+def _taken(payment: Payment, key: str) -> "QuerySet[Transfer]":
+    """What the dispute of this key has taken: credit, and what was owed."""
+    return Transfer.objects.filter(
+        organization_id=payment.organization_id,
+        code=Transfer.Code.DISPUTE,
+        idempotency_key__in=[key, f"{key}:owed"],
+    )

@@ -349,6 +349,14 @@ def payment_id_of(data: Mapping[str, Any]) -> str:
     return _id(data.get("payment_intent"))
 
 
+def is_inquiry(data: Mapping[str, Any]) -> bool:
+    """Whether a `dispute` is only a question of the bank so far: no money has been taken.
+
+    docs.stripe.com/disputes/how-disputes-work (inquiries), docs.stripe.com/api/disputes/object.
+    """
+    return str(data.get("status") or "").startswith("warning_")
+
+
 def nanos_of(data: Mapping[str, Any], field: str) -> int | None:
     """An amount of any object in nano-dollars; None when not in US dollars."""
     return _nanos(data, field)

@@ -289,6 +289,51 @@ def test_a_dispute_closed_before_it_was_opened_waits(payment, organization):
     assert dollars(organization) == 25
 
 
+def test_a_question_of_the_bank_takes_nothing(payment, organization):
+    """Stripe withdraws nothing for an inquiry, and tells when one becomes a dispute."""
+    paid(payment)
+    send("charge.dispute.created", dispute_of(status="warning_needs_response"))
+    send("charge.dispute.closed", dispute_of(status="warning_closed"))
+    assert dollars(organization) == 25
+    assert not PaymentEvent.objects.filter(processed_at=None).exists()
+    payment.refresh_from_db()
+    assert payment.disputed_at is None
+    assert "nothing was taken" in payment.attention
+
+
+def test_a_question_of_the_bank_that_becomes_a_dispute_takes_the_credit_once(payment, organization):
+    paid(payment)
+    send("charge.dispute.created", dispute_of(status="warning_needs_response"))
+    for _ in range(2):
+        send("charge.dispute.funds_withdrawn", dispute_of(status="needs_response"))
+    assert dollars(organization) == 0
+    send("charge.dispute.closed", dispute_of(status="won"))
+    assert dollars(organization) == 25
+    # A message that was late changes nothing any more.
+    send("charge.dispute.created", dispute_of(status="needs_response"))
+    payment.refresh_from_db()
+    assert (dollars(organization), payment.disputed_at) == (25, None)
+
+
+@pytest.mark.parametrize(("status", "left"), [("failed", 15), ("succeeded", 15)])
+def test_a_refund_at_stripe_while_ours_is_unanswered_is_taken_once(
+    payment, organization, status, left
+):
+    """Staff were faster in Stripe's dashboard, or the message told of our own refund."""
+    paid(payment)
+    refund = refunds.request(payment, 10 * DOLLAR, key="k", reason="", by=None, at=timezone.now())
+    assert send("charge.refunded", charge_of(amount_refunded=1000)).startswith("Waits")
+    if status == "failed":
+        refunds.fail(refund, "Charge ch_1 has already been refunded.", at=timezone.now())
+    else:
+        refunds.complete(refund, at=timezone.now())
+    payment_events.handle_waiting(timezone.now())
+    assert not PaymentEvent.objects.filter(processed_at=None).exists()
+    assert dollars(organization) == left
+    assert ledger.balance(organization).held_nanos == 0
+    assert checks.verify().is_clean
+
+
 @pytest.mark.parametrize("kind", ["refund.updated", "charge.refund.updated"])
 @pytest.mark.parametrize(
     ("status", "left", "ends"), [("succeeded", 15, "SUCCEEDED"), ("failed", 25, "FAILED")]
