@@ -57,11 +57,7 @@ def notice_of(organization: Organization, *, at: datetime) -> int:
     noticed = 0
     for measure in _measures(organization, at):
         reached = [one for one in THRESHOLDS if measure.used * 100 >= one * measure.limit]
-        known = set(
-            Alert.objects.filter(**_of(organization, measure)).values_list(
-                "threshold_percent", flat=True
-            )
-        )
+        known = set(_known(organization, measure).values_list("threshold_percent", flat=True))
         new = [one for one in reached if one not in known]
         Alert.objects.bulk_create(
             [
@@ -91,6 +87,12 @@ def _of(organization: Organization, measure: Measure) -> dict[str, object]:
         "period": measure.period,
         "starts_at": measure.starts_at,
     }
+
+
+def _known(organization: Organization, measure: Measure) -> "QuerySet[Alert]":
+    """What was noticed of this very budget; the credit has no amount that stays."""
+    found = Alert.objects.filter(**_of(organization, measure))
+    return found if measure.period == Period.CREDIT else found.filter(limit_nanos=measure.limit)
 
 
 def _measures(organization: Organization, at: datetime) -> Iterator[Measure]:
@@ -178,13 +180,20 @@ def _email(alert: Alert, at: datetime) -> None:
     owners = Membership.objects.filter(
         organization=alert.organization, role=Membership.Role.OWNER, user__is_active=True
     )
-    addresses = list(owners.values_list("user__email", flat=True))
-    try:
-        for address in addresses:
+    missed = False
+    for user_id, address in owners.exclude(user_id__in=alert.emailed_to).values_list(
+        "user_id", "user__email"
+    ):
+        try:
             send_mail(_subject(alert), _letter(alert), None, [address])
-    except (SMTPException, OSError):
-        Alert.objects.filter(pk=alert.pk).update(emailed_at=None)
-        log.exception("an alert could not be e-mailed", alert_id=alert.pk)
+        except (SMTPException, OSError):
+            missed = True
+            log.exception("an alert could not be e-mailed", alert_id=alert.pk)
+        else:
+            alert.emailed_to.append(user_id)
+    if missed:
+        # Whoever has it gets no second one because of another owner's address.
+        Alert.objects.filter(pk=alert.pk).update(emailed_at=None, emailed_to=alert.emailed_to)
 
 
 def _subject(alert: Alert) -> str:

@@ -208,6 +208,8 @@ class Alert(models.Model):
     # A lower threshold that was passed together with a higher one is noted and not told.
     is_told = models.BooleanField(default=True)
     emailed_at = models.DateTimeField(null=True, blank=True)
+    # Ids of owners who have got the letter, while others have not.
+    emailed_to = models.JSONField(default=list, blank=True)
     queued_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -229,7 +231,22 @@ class Alert(models.Model):
                     "starts_at",
                     "threshold_percent",
                 ],
+                condition=Q(period="CREDIT"),
                 name="gateway_alert_once",
+            ),
+            # A budget that was changed is another one: what is left of it is told anew.
+            models.UniqueConstraint(
+                fields=[
+                    "organization",
+                    "scope",
+                    "scope_id",
+                    "period",
+                    "starts_at",
+                    "threshold_percent",
+                    "limit_nanos",
+                ],
+                condition=~Q(period="CREDIT"),
+                name="gateway_alert_once_per_budget",
             ),
         ]
 

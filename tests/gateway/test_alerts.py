@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from smtplib import SMTPRecipientsRefused
 from typing import Any
 
 import pytest
@@ -48,12 +49,11 @@ def spend(deployment: Deployment, price: PriceVersion, nanos: int, at: datetime 
     )
 
 
-def budget(deployment: Deployment, **values: int) -> Limit:
-    return Limit.objects.create(
-        organization=deployment.workspace.organization,
+def budget(deployment: Deployment, **values: int) -> None:
+    Limit.objects.update_or_create(
         scope=Scope.DEPLOYMENT,
         scope_id=deployment.pk,
-        **values,
+        defaults={"organization": deployment.workspace.organization, **values},
     )
 
 
@@ -84,6 +84,23 @@ def test_who_passes_several_thresholds_at_once_hears_of_the_highest(
     spend(deployment, price, 900)
     assert alerts.notice(at=NOW) == 2
     assert noticed() == [("DEPLOYMENT", "MONTH", 50, False), ("DEPLOYMENT", "MONTH", 80, True)]
+
+
+def test_a_budget_that_was_raised_or_lowered_is_noticed_anew(
+    deployment: Deployment, price: PriceVersion
+) -> None:
+    budget(deployment, monthly_budget_nanos=1000)
+    spend(deployment, price, 1000)
+    assert alerts.notice(at=NOW) == 3
+    budget(deployment, monthly_budget_nanos=10_000)
+    assert alerts.notice(at=NOW) == 0
+    spend(deployment, price, 7000)
+    assert alerts.notice(at=NOW) == 2
+    assert noticed()[-2:] == [("DEPLOYMENT", "MONTH", 50, False), ("DEPLOYMENT", "MONTH", 80, True)]
+    budget(deployment, monthly_budget_nanos=8000)
+    alerts.notice(at=NOW)
+    assert noticed()[-1] == ("DEPLOYMENT", "MONTH", 100, True)
+    assert alerts.notice(at=NOW) == 0
 
 
 def test_a_new_day_is_noticed_anew(deployment: Deployment, price: PriceVersion) -> None:
@@ -188,6 +205,32 @@ def test_a_letter_that_cannot_be_sent_is_tried_again(
     settings.EMAIL_BACKEND = backend
     alerts.tell(at=NOW)
     assert [letter.to for letter in mail.outbox] == [[owner.email]]
+    assert Alert.objects.get().emailed_at == NOW
+
+
+def test_one_owners_bad_address_brings_the_others_one_letter_all_the_same(
+    deployment: Deployment, price: PriceVersion, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = factories.make_member(
+        organization=deployment.workspace.organization, role=Membership.Role.OWNER
+    )
+    send = alerts.send_mail
+
+    def refuse_the_owners(subject: str, text: str, sender: None, to: list[str]) -> int:
+        if to == [owner.email]:
+            raise SMTPRecipientsRefused({owner.email: (550, b"no such user")})
+        return int(send(subject, text, sender, to))
+
+    budget(deployment, daily_budget_nanos=1000)
+    spend(deployment, price, 500)
+    alerts.notice(at=NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(alerts, "send_mail", refuse_the_owners)
+        for _ in range(3):
+            alerts.tell(at=NOW)
+    assert [letter.to for letter in mail.outbox] == [[second.email]]
+    alerts.tell(at=NOW)
+    assert [letter.to for letter in mail.outbox] == [[second.email], [owner.email]]
     assert Alert.objects.get().emailed_at == NOW
 
 
