@@ -34,17 +34,11 @@ def _no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _flush_past_immutability_triggers() -> Iterator[None]:
     """Tests with real transactions end by emptying tables, which our triggers forbid."""
-    from tests.immutability import without_triggers
+    from tests.immutability import empty
 
-    original = TransactionTestCase._fixture_teardown
-
-    def teardown(self: TransactionTestCase) -> None:
-        with without_triggers(connection):
-            original(self)
-
-    TransactionTestCase._fixture_teardown = teardown
-    yield
-    TransactionTestCase._fixture_teardown = original
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty(connection))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import uvicorn
 import uvloop
 from asgiref.sync import sync_to_async
-from django.core.management import call_command
 from django.db import connection, connections
 from django.test import override_settings
 from django.test.utils import setup_databases, teardown_databases
@@ -27,7 +26,7 @@ from config.asgi import Platform
 from gateway.app import GatewayApp
 from gateway.upstream import Limits
 from tests import factories
-from tests.immutability import without_triggers
+from tests.immutability import empty
 
 T = TypeVar("T")
 SECONDS_MAX = 30.0
@@ -310,5 +309,4 @@ def database() -> Iterator[None]:
         if made is not None:
             teardown_databases(made, verbosity=0)
         else:
-            with without_triggers(connection):
-                call_command("flush", verbosity=0, interactive=False)
+            empty(connection)
