@@ -15,12 +15,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from orgs import identifiers, outbound, vault
 from orgs.models import Organization, WebhookDelivery, WebhookEndpoint
 from orgs.outbound import UnableToPost
+
+log = structlog.get_logger(__name__)
 
 SIGNATURE_HEADER = "webhook-signature"
 ROTATION_GRACE = timedelta(hours=24)
@@ -151,6 +154,10 @@ def attempt(delivery: WebhookDelivery, *, at: datetime) -> bool:
         delivery.http_status = outbound.post(endpoint.url, body, headers)
     except (UnableToPost, vault.UnableToDecrypt) as error:
         delivery.problem = str(error)[:200]
+    except Exception:
+        # A bug of ours: an attempt that is not counted would be repeated for ever.
+        log.exception("a webhook could not be posted", delivery_id=delivery.pk)
+        delivery.problem = "It could not be posted."
     is_heard = delivery.http_status is not None and 200 <= delivery.http_status < 300
     if is_heard:
         delivery.delivered_at, delivery.next_attempt_at = at, None

@@ -48,7 +48,7 @@ def check_url(url: str) -> SplitResult:
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     """Post once; the answer's status, whatever it is. Raises UnableToPost."""
     parts = check_url(url)
-    host = parts.hostname or ""
+    host = _ascii(parts.hostname or "")
     address = _checked_address(host, parts.port or (443 if parts.scheme == "https" else 80))
     literal = f"[{address}]" if address.version == 6 else str(address)
     port = f":{parts.port}" if parts.port else ""
@@ -67,6 +67,14 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
         raise UnableToPost(f"No answer within {SECONDS_MAX:.0f} seconds.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UnableToPost(f"The connection failed ({type(error).__name__}).") from None
+
+
+def _ascii(host: str) -> str:
+    """The host as headers and certificates name it. Raises UnableToPost."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        raise UnableToPost(f"The host {host[:100]} is no name.") from None
 
 
 def _checked_address(host: str, port: int) -> Address:

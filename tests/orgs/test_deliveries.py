@@ -148,6 +148,31 @@ def test_a_server_that_is_not_there_is_a_failed_attempt(
     assert delivery.problem == "The connection failed (ConnectError)."
 
 
+def test_a_host_with_letters_beyond_ascii_is_posted_to(
+    organization: Organization, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = receiver.url.split(":")[2].partition("/")[0]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+    monkeypatch.setattr(outbound.socket, "getaddrinfo", lambda *_, **__: found)
+    deliveries.set_url(organization, f"http://bücher.example:{port}/hook", at=NOW)
+    assert attempt(queue(organization))
+    ((_, headers, _),) = receiver.posts
+    assert headers["host"] == f"xn--bcher-kva.example:{port}"
+
+
+def test_a_mistake_of_ours_is_no_attempt_repeated_for_ever(
+    organization: Organization, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(outbound, "post", broken)
+    delivery = queue(organization)
+    assert not attempt(delivery)
+    assert delivery.next_attempt_at == NOW + deliveries.WAITS[0]
+    assert (delivery.attempts, delivery.problem) == (1, "It could not be posted.")
+
+
 def test_redirects_are_not_followed(
     organization: Organization, receiver: Receiver, secret: str
 ) -> None:
