@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from deployments import deploying, directory, environment, logs, releases
 from deployments.models import Deployment, EnvironmentVariable, LogEntry, Release
+from orgs import listing
 from orgs.context import ConsoleRequest, form_on, manager_page, member_page
 
 LOG_MINUTES = 60
@@ -109,17 +112,23 @@ def _latest_failure(shown: list[Release]) -> str:
 @require_GET
 @member_page
 def deployment_list(request: ConsoleRequest) -> HttpResponse:
-    """Every living deployment of the organization."""
+    """The living deployments of the organization, default ones first."""
     deployments = (
         Deployment.objects.filter(workspace__organization=request.organization, deleted_at=None)
         .select_related("workspace", "active_release")
-        .order_by("-is_default", "prefix")
+        .order_by("-is_default", "prefix", "pk")
     )
+    if query := listing.query_of(request):
+        deployments = deployments.filter(
+            Q(deploy_id__icontains=query) | Q(workspace__name__icontains=query)
+        )
+    url = reverse("deployments:deployment-list", args=[request.organization.slug])
+    found = listing.of(request, deployments, url)
     rows = [
         DeploymentRow(deployment, directory.host_of(deployment), directory.url_of(deployment))
-        for deployment in deployments
+        for deployment in found.rows
     ]
-    context = {"rows": rows, "api_url": settings.PUBLIC_URL}
+    context = {"rows": rows, "listing": found, "api_url": settings.PUBLIC_URL}
     return render(request, "deployments/deployment_list.html", context)
 
 

@@ -215,18 +215,19 @@ def subjects(organization: Organization) -> list[Subject]:
     """The organization, then each workspace with its living deployments and their current keys."""
     found = [of_owner(organization)]
     workspaces = organization.workspaces.order_by("name")
-    deployments = Deployment.objects.filter(workspace__in=workspaces, deleted_at=None)
+    living = Deployment.objects.filter(workspace__in=workspaces, deleted_at=None)
     keys = {
         key.deployment_id: key
         for key in GatewayKey.objects.filter(
-            deployment__in=deployments, revoked_at=None, expires_at=None
+            deployment__in=living, revoked_at=None, expires_at=None
         )
     }
+    deployments: dict[int, list[Deployment]] = {}
+    for deployment in living.order_by("deploy_id"):
+        deployments.setdefault(deployment.workspace_id, []).append(deployment)
     for workspace in workspaces:
         found.append(of_workspace(workspace, organization))
-        for deployment in deployments.order_by("deploy_id"):
-            if deployment.workspace_id != workspace.pk:
-                continue
+        for deployment in deployments.get(workspace.pk, ()):
             found.append(of_deployment(deployment, organization))
             if key := keys.get(deployment.pk):
                 found.append(of_key(key, organization))

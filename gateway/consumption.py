@@ -4,7 +4,7 @@ Owns the figures of the console's page: from usage records, so that every proces
 They may be a moment behind what the limits themselves count. Must not decide anything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,11 +53,13 @@ class Consumption:
     depth: int
 
 
-def of_organization(organization: Organization, at: datetime) -> list[Consumption]:
-    """Every scope of the organization, those without limits, too; `at` in UTC."""
+def of_subjects(
+    organization: Organization, subjects: Iterable[Subject], at: datetime
+) -> list[Consumption]:
+    """These scopes of the organization, those without limits, too; `at` in UTC."""
     rows = allowances.read_all(organization)
     spent = budgets.by_scope(organization.pk, at)
-    return [_of(subject, rows, spent, at) for subject in allowances.subjects(organization)]
+    return [_of(subject, rows, spent, at) for subject in subjects]
 
 
 def of_subject(subject: Subject, at: datetime) -> Consumption:

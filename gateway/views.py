@@ -4,6 +4,7 @@ A page parses, asks the domain once, answers. A key's secret appears only in the
 it; everything else shows its prefix.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Prefetch
+from django.db.models import Prefetch, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
@@ -25,7 +27,7 @@ from gateway import alerts, allowances, catalog, consumption, provisioning
 from gateway.allowances import ScopeNotFound, Subject
 from gateway.forms import LimitForm
 from gateway.models import GatewayKey
-from orgs import access
+from orgs import access, listing
 from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
 from orgs.models import Organization
 
@@ -95,13 +97,25 @@ def _working_keys(at: datetime) -> Any:
     return GatewayKey.objects.filter(revoked_at=None).exclude(expires_at__lte=at)
 
 
-def _key_rows(organization: Organization, at: datetime) -> list[KeyRow]:
-    deployments = (
-        Deployment.objects.filter(workspace__organization=organization, deleted_at=None)
-        .select_related("workspace", "active_release")
-        .prefetch_related(Prefetch("keys", _working_keys(at), to_attr="working_keys"))
-        .order_by("-is_default", "prefix")
+def _deployments_with_keys(organization: Organization, query: str, at: datetime) -> Any:
+    """Living deployments with `working_keys`: where name, workspace or key is like `query`."""
+    deployments = Deployment.objects.filter(
+        workspace__organization=organization, deleted_at=None
+    ).order_by("-is_default", "prefix", "pk")
+    if query:
+        # A key's beginning is the deploy id and four characters, shown with an ellipsis.
+        by_key = _working_keys(at).filter(prefix__icontains=query.rstrip("…."))
+        deployments = deployments.filter(
+            Q(deploy_id__icontains=query)
+            | Q(workspace__name__icontains=query)
+            | Q(pk__in=by_key.values("deployment"))
+        )
+    return deployments.select_related("workspace", "active_release").prefetch_related(
+        Prefetch("keys", _working_keys(at), to_attr="working_keys")
     )
+
+
+def _key_rows(deployments: Iterable[Any]) -> list[KeyRow]:
     return [
         KeyRow(
             deployment=deployment,
@@ -133,8 +147,12 @@ def _key_page(
     request: ConsoleRequest, made: provisioning.Provisioned | None = None
 ) -> HttpResponse:
     now = timezone.now()
+    deployments = _deployments_with_keys(request.organization, listing.query_of(request), now)
+    url = reverse("gateway:key-list", args=[request.organization.slug])
+    found = listing.of(request, deployments, url)
     context = {
-        "rows": _key_rows(request.organization, now),
+        "rows": _key_rows(found.rows),
+        "listing": found,
         "graces": GRACES.items(),
         "made": made,
         "api_url": settings.PUBLIC_URL,
@@ -215,8 +233,16 @@ def key_revoke(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
 @member_page
 def limit_list(request: ConsoleRequest) -> HttpResponse:
     """Every scope with its limits and what is used of them."""
-    rows = consumption.of_organization(request.organization, timezone.now())
-    context = {"rows": rows, "alerts": alerts.latest(request.organization)}
+    query = listing.query_of(request).lower()
+    subjects = [
+        subject
+        for subject in allowances.subjects(request.organization)
+        if query in subject.label.lower()
+    ]
+    url = reverse("gateway:limit-list", args=[request.organization.slug])
+    found = listing.of(request, subjects, url)
+    rows = consumption.of_subjects(request.organization, found.rows, timezone.now())
+    context = {"rows": rows, "listing": found, "alerts": alerts.latest(request.organization)}
     return render(request, "gateway/limit_list.html", context)
 
 

@@ -7,28 +7,35 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from orgs import deliveries, identifiers, tokens, workspaces
+from orgs import deliveries, identifiers, listing, tokens, workspaces
 from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
 from orgs.forms import TokenForm, WebhookForm
-from orgs.models import Organization, WebhookEndpoint, WorkspaceToken
+from orgs.models import WebhookEndpoint, WorkspaceToken
 
 
-def _page(organization: Organization, form: TokenForm) -> dict[str, Any]:
+def _page(request: ConsoleRequest, form: TokenForm) -> dict[str, Any]:
     """Context of the token page; usable tokens first."""
     now = timezone.now()
-    rows = list(
-        WorkspaceToken.objects.filter(workspace__organization=organization).select_related(
-            "workspace"
-        )
-    )
+    organization, query = request.organization, listing.query_of(request)
+    rows = WorkspaceToken.objects.filter(workspace__organization=organization)
+    if query:
+        by_name = Q(name__icontains=query) | Q(workspace__name__icontains=query)
+        rows = rows.filter(by_name | Q(prefix__startswith=query.rstrip("…")))
+    rows = rows.select_related("workspace")
     usable = [row for row in rows if row.is_usable(at=now)]
+    unusable = [row for row in rows if not row.is_usable(at=now)]
+    url = reverse("orgs:token-list", args=[organization.slug])
+    found = listing.of(request, [*usable, *unusable], url)
     return {
-        "tokens": [*usable, *(row for row in rows if row not in usable)],
+        "listing": found,
+        "tokens": found.rows,
         "usable": usable,
         "workspaces": organization.workspaces.all(),
         "form": form,
@@ -40,7 +47,7 @@ def _page(organization: Organization, form: TokenForm) -> dict[str, Any]:
 @member_page
 def token_list(request: ConsoleRequest) -> HttpResponse:
     """Every token of the organization's workspaces, by prefix."""
-    return render(request, "orgs/token_list.html", _page(request.organization, TokenForm()))
+    return render(request, "orgs/token_list.html", _page(request, TokenForm()))
 
 
 @form_on("orgs:token-list")
@@ -49,14 +56,14 @@ def token_create(request: ConsoleRequest) -> HttpResponse:
     """A new token; this answer is the only place its secret ever appears."""
     form = TokenForm(request.POST)
     if not form.is_valid():
-        context = _page(request.organization, form)
+        context = _page(request, form)
         return render(request, "orgs/token_list.html", context, status=400)
     try:
         workspace = workspaces.choose(request.organization, form.cleaned_data["workspace"])
     except workspaces.WorkspaceNotFound:
         raise Http404("No such workspace.") from None
     token, secret = tokens.issue(workspace, name=form.cleaned_data["name"])
-    context = _page(request.organization, TokenForm()) | {"new_token": token, "secret": secret}
+    context = _page(request, TokenForm()) | {"new_token": token, "secret": secret}
     return render(request, "orgs/token_list.html", context)
 
 

@@ -20,6 +20,7 @@ DAYS_DEFAULT = 30
 # As many colours as the stylesheet has; the rest share the last one.
 SERIES_MAX = 6
 OTHERS = "Others"
+SHARES_SHOWN = 20  # of models and of deployments; the cheaper ones are behind a click
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,13 @@ def spend(request: ConsoleRequest) -> HttpResponse:
     is_by_deployment = request.GET.get("by") == "deployment"
     rows = usage.per_day_model_deployment(organization, period.start, period.end)
     total = usage.summary(organization, period.start, period.end)
+    models = [
+        (row.model, row.totals) for row in usage.per_model(organization, period.start, period.end)
+    ]
+    deployments = [
+        (row.deploy_id, row.totals)
+        for row in usage.per_deployment(organization, period.start, period.end)
+    ]
     context = {
         "balance": usage.balance(organization),
         "burn": usage.burn(organization, now),
@@ -66,8 +74,10 @@ def spend(request: ConsoleRequest) -> HttpResponse:
         "periods": PERIODS.items(),
         "by": "deployment" if is_by_deployment else "model",
         "series": _series(rows, _deploy_id if is_by_deployment else _model),
-        "models": usage.per_model(organization, period.start, period.end),
-        "deployments": usage.per_deployment(organization, period.start, period.end),
+        "models": models[:SHARES_SHOWN],
+        "other_models": models[SHARES_SHOWN:],
+        "deployments": deployments[:SHARES_SHOWN],
+        "other_deployments": deployments[SHARES_SHOWN:],
         "total": total,
         "estimated": usage.estimated_calls(organization, period.start, period.end),
     }

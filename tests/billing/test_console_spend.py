@@ -153,3 +153,13 @@ def test_credit_for_years_names_no_day(organization, call, now):
     burn = usage.burn(organization, now)
     assert burn.days_left == 9999
     assert burn.lasts_until is None
+
+
+def test_many_deployments_are_behind_a_click(organization, call, owner_client):
+    for number in range(spend.SHARES_SHOWN + 2):
+        call(dollars="0.1", deployment_id=number + 1, deploy_id=f"app{number}-0000000001")
+    shown = page(owner_client, organization).content.decode()
+    first, more, rest = shown.partition("<summary>2 more</summary>")
+    assert more
+    assert "deployment=app0-0000000001" in first
+    assert rest.count("?deployment=") == 2
