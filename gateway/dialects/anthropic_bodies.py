@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway import refusals
@@ -42,6 +43,7 @@ BUDGETS = {
     "max": 32_768,
 }
 BUDGET_MIN = 1_024
+THOUGHTS = ("thinking", "redacted_thinking")
 DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
 # Ids and names from other providers may hold more than this wire allows in them.
 NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
@@ -56,13 +58,13 @@ def write(request: GenerationRequest, target: Target) -> Json:
     facts = family(target.model)
     system, turns = _split_system(request)
     messages = _write_messages(turns, target.model)
+    _refuse_saying_nothing(turns, messages)
     thinking = _write_thinking(request, facts, messages)
     limit = min(facts.output_tokens_max, target.output_tokens_max or facts.output_tokens_max)
-    body: Json = {
-        "model": target.model,
-        "max_tokens": _fit(request.parameters.output_tokens_max, thinking, limit),
-        "messages": messages,
-    }
+    most = _fit(request.parameters.output_tokens_max, thinking, limit)
+    if _is_resting(thinking, facts):
+        messages = _write_messages(_without_thoughts(turns), target.model)
+    body: Json = {"model": target.model, "max_tokens": most, "messages": messages}
     if system:
         body["system"] = system[0] if len(system) == 1 else [_text_block(one) for one in system]
     if request.is_stream:
@@ -97,6 +99,17 @@ def _refuse_unspeakable(request: GenerationRequest) -> None:
             raise _not_offered(name)
 
 
+def _refuse_saying_nothing(turns: list[Turn], messages: list[Json]) -> None:
+    """The API takes no blank text; without the user's last word the model would go on with its own.
+
+    Raises Refusal.
+    """
+    if turns[-1].role != "assistant" and (not messages or messages[-1]["role"] == "assistant"):
+        raise refusals.unsupported_value(
+            "messages", "The last of 'messages' says nothing, and this model takes no blank text."
+        )
+
+
 def _not_offered(name: str) -> refusals.Refusal:
     return refusals.unsupported_value(name, f"'{name}' is not offered by this model's provider.")
 
@@ -118,7 +131,8 @@ def _write_thinking(request: GenerationRequest, facts: Family, messages: list[Js
     is_forced = _is_forced(request.tool_choice)
     if facts.thinking == "adaptive":
         return _write_adaptive(effort, facts, is_forced=is_forced)
-    if effort == "none" or is_forced or _is_loop_unsigned(messages):
+    is_prefilled = messages[-1]["role"] == "assistant"  # the API wants its thinking in it
+    if effort == "none" or is_forced or is_prefilled or _is_loop_unsigned(messages):
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
 
@@ -154,8 +168,21 @@ def _is_loop_unsigned(messages: list[Json]) -> bool:
             if "tool_result" not in kinds:
                 return False
         elif "tool_use" in kinds:
-            return kinds[0] not in ("thinking", "redacted_thinking")
+            return kinds[0] not in THOUGHTS
     return False
+
+
+def _is_resting(thinking: Json, facts: Family) -> bool:
+    """Whether the model will not think: then the API refuses the thinking of earlier turns."""
+    kind = thinking.get("thinking", {}).get("type")
+    return kind == "disabled" or (kind is None and facts.thinking != "adaptive")
+
+
+def _without_thoughts(turns: list[Turn]) -> list[Turn]:
+    return [
+        replace(turn, parts=tuple(one for one in turn.parts if not isinstance(one, Reasoning)))
+        for turn in turns
+    ]
 
 
 def _is_thinking(body: Json) -> bool:
@@ -213,20 +240,33 @@ def _split_system(request: GenerationRequest) -> tuple[list[str], list[Turn]]:
 
 def _write_messages(turns: Iterable[Turn], model: str) -> list[Json]:
     """Messages whose roles alternate, tool results first in theirs."""
-    messages: list[Json] = []
+    written: list[Json] = []
     for turn in turns:
         role = "assistant" if turn.role == "assistant" else "user"
-        blocks = [block for part in turn.parts for block in _write_part(part, turn, model)]
-        if not blocks:
-            continue
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += blocks
-        else:
-            messages.append({"role": role, "content": blocks})
+        _add(written, role, [one for part in turn.parts for one in _write_part(part, turn, model)])
+    messages: list[Json] = []
+    for message in written:
+        _add(messages, message["role"], _without_last_thoughts(message["content"]))
     for message in messages:
         message["content"].sort(key=_order)
     _trim_prefill(messages)
     return messages
+
+
+def _add(messages: list[Json], role: str, blocks: list[Json]) -> None:
+    """Add a message, or to the last one where it is of the same role; nothing for no blocks."""
+    if blocks and messages and messages[-1]["role"] == role:
+        messages[-1]["content"] += blocks
+    elif blocks:
+        messages.append({"role": role, "content": blocks})
+
+
+def _without_last_thoughts(blocks: list[Json]) -> list[Json]:
+    """The API refuses a message that ends in thinking, as an answer does that was cut in it."""
+    kept = list(blocks)
+    while kept and kept[-1]["type"] in THOUGHTS:
+        kept.pop()
+    return kept
 
 
 def _order(block: Json) -> int:

@@ -110,7 +110,10 @@ def read_or_none(dialect: str, body: Json) -> GenerationRequest | None:
         return None
 
 
-REFUSED = ("n", "stop", "logprobs", "input_audio", "modalities", "web_search_options")
+REFUSED = (
+    *("n", "stop", "logprobs", "input_audio", "modalities", "web_search_options"),
+    "messages",  # one asks nothing
+)
 
 
 def write_or_refuse(
@@ -215,12 +218,66 @@ def test_signed_thinking_goes_back_to_the_model_that_signed_it_and_to_no_other()
         Reasoning("Hm!", Carry("anthropic.thinking", "other", OPUS)),
         Reasoning("unsigned"),
     )
-    said = messages(USER, Turn("assistant", (own, hidden, *foreign, Text("Yes."))), USER)
+    turns = (USER, Turn("assistant", (own, hidden, *foreign, Text("Yes."))), USER)
+    said = with_parameters(HAIKU, *turns, reasoning_effort="low")["messages"]
     assert said[1]["content"] == [
         {"type": "thinking", "thinking": "Hm.", "signature": "c2ln+/=="},
         {"type": "redacted_thinking", "data": "ZGF0"},
         {"type": "text", "text": "Yes."},
     ]
+
+
+def test_thinking_does_not_go_back_to_a_model_that_is_not_to_think() -> None:
+    """The API refuses it: "When thinking is disabled, an `assistant` message in the final position
+    cannot contain `thinking`"."""
+    signed = Reasoning("Hm.", Carry("anthropic.thinking", "sig", ""))
+    loop = (
+        USER,
+        Turn("assistant", (signed, ToolCall("a", "weather", "{}"))),
+        Turn("tool", (ToolResult("a", (Text("sun"),)),)),
+    )
+
+    def kinds(model: str = HAIKU, **parameters: Any) -> list[str]:
+        body = with_parameters(model, *loop, **parameters)
+        return [block["type"] for block in body["messages"][1]["content"]]
+
+    assert kinds(reasoning_effort="low") == ["thinking", "tool_use"]
+    assert kinds() == ["tool_use"]
+    assert kinds("claude-sonnet-5") == ["thinking", "tool_use"], "it thinks unasked"
+    assert kinds("claude-sonnet-5", reasoning_effort="none") == ["tool_use"]
+
+
+def test_no_message_ends_in_thinking() -> None:
+    signed = Reasoning("Hm.", Carry("anthropic.thinking", "sig", ""))
+    turns = (USER, Turn("assistant", (Text("So"), signed)), USER)
+    body = with_parameters(HAIKU, *turns, reasoning_effort="low")
+    assert [block["type"] for block in body["messages"][1]["content"]] == ["text"]
+    turns = (USER, Turn("assistant", (signed,)), Turn("user", (Text("Go on."),)))
+    body = with_parameters(HAIKU, *turns, reasoning_effort="low")
+    assert [message["role"] for message in body["messages"]] == ["user"]
+
+
+def test_an_answer_that_was_begun_is_finished_without_thinking() -> None:
+    """The API wants a last assistant message to begin with its thinking."""
+    turns = (USER, Turn("assistant", (Text("Well, "),)))
+    body = with_parameters(HAIKU, *turns, reasoning_effort="low")
+    assert "thinking" not in body
+    assert body["messages"][-1]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (Turn("user", (Text(" "),)),),
+        (Turn("system", (Text(""),)),),
+        (USER, Turn("assistant", (Text("Yes."),)), Turn("user", (Text(""),))),
+    ],
+)
+def test_a_last_message_that_says_nothing_is_refused(turns: tuple[Turn, ...]) -> None:
+    """Left out, it would have the model go on with its own last answer."""
+    with pytest.raises(Refusal) as refusal:
+        write(*turns)
+    assert refusal.value.param == "messages"
 
 
 # --- pictures, files, sound ------------------------------------------------------------------
