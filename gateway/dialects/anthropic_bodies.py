@@ -459,7 +459,7 @@ def _write_tool(tool: Tool, facts: Family) -> Json:
     written: Json = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    if tool.strict and facts.keeps_schemas:
+    if tool.strict and facts.keeps_schemas and not _is_open(schema):
         return {**written, "input_schema": sanitize(schema), "strict": True}
     return {**written, "input_schema": schema}
 
@@ -493,6 +493,12 @@ def _write_format(output: OutputFormat | None, facts: Family) -> Json | None:
         )
     if output.schema is None:
         raise refusals.missing_parameter("response_format.json_schema.schema")
+    if _is_open(output.schema):
+        raise refusals.unsupported_value(
+            "response_format",
+            "This model cannot answer with an object whose names are not in its schema: name them "
+            "under 'properties', or take an array of names and values.",
+        )
     return {"type": "json_schema", "schema": sanitize(output.schema)}
 
 
@@ -510,6 +516,28 @@ KEPT_FORMATS = frozenset(
     )
 )
 DROPPED = frozenset(("$schema", "$id", "$comment", "examples", "not"))
+
+
+def _is_open(schema: Any) -> bool:
+    """Whether it wants an object with names of the model's choice, which could only be empty."""
+    if not isinstance(schema, Mapping):
+        return False
+    rest = schema.get("additionalProperties")
+    if schema.get("type") == "object" and rest is not False:
+        if "patternProperties" in schema or "properties" not in schema:
+            return True
+        if isinstance(rest, Mapping) and rest:
+            return True
+    named = [schema.get(name) for name in ("properties", "$defs", "definitions")]
+    listed = [schema.get(name) for name in ("anyOf", "oneOf", "allOf")]
+    return any(
+        _is_open(inner)
+        for inner in (
+            schema.get("items"),
+            *(one for group in named if isinstance(group, Mapping) for one in group.values()),
+            *(one for group in listed if isinstance(group, list) for one in group),
+        )
+    )
 
 
 def sanitize(schema: Mapping[str, Any]) -> Json:

@@ -526,6 +526,38 @@ def test_a_schema_that_cannot_be_kept_is_refused(model: str, schema: Json | None
     assert (refusal.value.param or "").startswith("response_format")
 
 
+COUNTS = {"type": "object", "additionalProperties": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        COUNTS,
+        {"type": "object", "properties": {"counts": COUNTS}},
+        {"type": "array", "items": {"anyOf": [COUNTS, {"type": "null"}]}},
+        {"$ref": "#/$defs/counts", "$defs": {"counts": COUNTS}},
+        {"type": "object", "properties": {"any": {"type": "object"}}},
+        {"type": "object", "properties": {}, "patternProperties": {"^a": {}}},
+    ],
+)
+def test_an_object_of_unknown_names_is_refused(schema: Json) -> None:
+    """Structured output knows closed objects only: all it could answer with is an empty one."""
+    with pytest.raises(Refusal) as refusal:
+        write(output_format=OutputFormat("json_schema", "n", schema))
+    assert refusal.value.param == "response_format"
+    tool = Tool("f", "", {"type": "object", "properties": {"x": schema}}, strict=True)
+    written = write(tools=(tool,))["tools"][0]
+    assert written["input_schema"]["properties"]["x"] == schema
+    assert "strict" not in written
+
+
+def test_an_object_that_only_leaves_its_end_open_is_closed() -> None:
+    for rest in ({}, {"additionalProperties": True}, {"additionalProperties": {}}):
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}, **rest}
+        written = write(output_format=OutputFormat("json_schema", "n", schema))
+        assert written["output_config"]["format"]["schema"]["additionalProperties"] is False
+
+
 def test_json_without_a_schema_is_an_instruction() -> None:
     output = OutputFormat("json_object")
     assert "JSON object" in write(output_format=output)["system"]
