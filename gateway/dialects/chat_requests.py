@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway import refusals
-from gateway.dialects import openai_models
+from gateway.dialects import failures, openai_models
 from gateway.dialects.base import Inspection, Json
 from gateway.dialects.parameters import optional, optional_text, require, text, unknown_value
 from gateway.events import Carry
@@ -463,7 +463,8 @@ def _write_turns(turns: tuple[Turn, ...], *, is_openai: bool) -> list[Json]:
 
 
 def _result_parts(turn: Turn) -> tuple[Part, ...]:
-    return next((part.parts for part in turn.parts if isinstance(part, ToolResult)), ())
+    results = (part for part in turn.parts if isinstance(part, ToolResult))
+    return next(map(failures.spoken, results), ())
 
 
 def _write_turn(turn: Turn) -> Json:
@@ -474,7 +475,7 @@ def _write_turn(turn: Turn) -> Json:
         result = next(part for part in turn.parts if isinstance(part, ToolResult))
         message["tool_call_id"] = result.call_id
         message["content"] = _write_content(
-            tuple(part for part in result.parts if isinstance(part, Text))
+            tuple(part for part in failures.spoken(result) if isinstance(part, Text))
         )
         return message
     content = tuple(part for part in turn.parts if not isinstance(part, ToolCall | Reasoning))

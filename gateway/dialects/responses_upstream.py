@@ -8,7 +8,7 @@ encrypted so that our own store can replay it. Pure.
 from typing import Any
 
 from gateway import refusals
-from gateway.dialects import openai_models, responses_requests
+from gateway.dialects import failures, openai_models, responses_requests
 from gateway.dialects.base import Json, Target
 from gateway.dialects.responses_carry import OPENAI, unseal
 from gateway.generation import (
@@ -242,10 +242,11 @@ def _write_reasoning(part: Reasoning) -> list[Json]:
 def _write_result(result: ToolResult) -> Json:
     """What a tool answered: text where it is nothing else, since every server takes that."""
     output: str | list[Json]
-    if all(isinstance(part, Text) for part in result.parts):
-        output = "".join(part.text for part in result.parts if isinstance(part, Text))
+    parts = failures.spoken(result)
+    if all(isinstance(part, Text) for part in parts):
+        output = "".join(part.text for part in parts if isinstance(part, Text))
     else:
-        output = [_write_part(part) for part in result.parts]
+        output = [_write_part(part) for part in parts]
     return {"type": "function_call_output", "call_id": result.call_id, "output": output}
 
 
