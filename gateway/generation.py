@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from gateway.events import Carry
 
+# Says to a model what the output format `json_object` asks of it.
+JSON_ONLY = "Answer with one valid JSON object and nothing else."
 Role = Literal["system", "user", "assistant", "tool"]
 
 

@@ -18,6 +18,7 @@ from gateway.dialects.anthropic_frames import read_arguments
 from gateway.dialects.anthropic_models import Family, family, is_same_model
 from gateway.dialects.base import Json, Target
 from gateway.generation import (
+    JSON_ONLY,
     Audio,
     File,
     GenerationRequest,
@@ -47,7 +48,6 @@ THOUGHTS = ("thinking", "redacted_thinking")
 DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
 # Ids and names from other providers may hold more than this wire allows in them.
 NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
-JSON_ONLY = "Answer with one valid JSON object and nothing else."
 # What a chat client may ask for that changes the answer and that this wire has no word for.
 REFUSED_EXTRAS = ("web_search_options", "functions", "function_call", "audio")
 

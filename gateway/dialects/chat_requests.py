@@ -404,11 +404,15 @@ def _without_foreign(message: Any) -> Any:
 def write(request: GenerationRequest, upstream_model: str) -> Json:
     """The body for a provider that speaks chat completions; usage is always asked for."""
     parameters = request.parameters
-    refused = openai_models.refused_parameters(upstream_model, parameters.reasoning_effort)
+    effort = openai_models.effort(upstream_model, parameters.reasoning_effort)
+    refused = openai_models.refused_parameters(upstream_model, effort)
     body: Json = {
         **{name: value for name, value in parameters.extra.items() if name not in refused},
         "model": upstream_model,
-        "messages": _write_turns(request.turns, is_openai=openai_models.is_openai(upstream_model)),
+        "messages": _write_turns(
+            openai_models.with_json_named(request, upstream_model),
+            is_openai=openai_models.is_openai(upstream_model),
+        ),
     }
     if request.is_stream:
         body["stream"] = True
@@ -430,7 +434,7 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
         "frequency_penalty": parameters.frequency_penalty,
         "logprobs": parameters.logprobs or None,
         "top_logprobs": parameters.top_logprobs,
-        "reasoning_effort": parameters.reasoning_effort,
+        "reasoning_effort": effort,
         "parallel_tool_calls": parameters.parallel_tool_calls,
         "user": parameters.user,
     }

@@ -7,11 +7,25 @@ serve all kinds of models.
 
 import re
 
+from gateway.generation import JSON_ONLY, GenerationRequest, Text, Turn
+
 # `openai/gpt-5` is how routers name it.
 REASONING = re.compile(r"(?:^|/)(?:o\d|gpt-(?:[5-9]|\d\d)(?!\S*-chat)|codex|computer-use)")
 PLAIN = re.compile(r"(?:^|/)(?:chatgpt-|gpt-[34]|gpt-5\S*-chat)")
 SAMPLING = frozenset(
     {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs"}
+)
+SCALE = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# The efforts a model has, by the first pattern that fits its name: "Unsupported value: 'none' is
+# not supported with the 'gpt-5.1-codex' model. Supported values are: 'low', 'medium', and 'high'."
+# Names that no pattern fits take the whole scale.
+EFFORTS = (
+    (re.compile(r"gpt-5\.[2-9]\S*-codex|codex-max"), ("low", "medium", "high", "xhigh")),
+    (re.compile(r"codex"), ("low", "medium", "high")),
+    (re.compile(r"gpt-5(?:-mini|-nano)?(?:-\d{4}|$)"), ("minimal", "low", "medium", "high")),
+    (re.compile(r"gpt-5\.1(?:-\d{4}|$)"), ("none", "low", "medium", "high")),
+    (re.compile(r"gpt-5\.[2-5](?:-mini|-nano)?(?:-\d{4}|$)"), ("none", *SCALE[2:6])),
+    (re.compile(r"(?:^|/)o\d"), ("low", "medium", "high")),
 )
 # Of other wires; servers that are compatible with OpenAI's take it.
 FOREIGN = frozenset({"top_k"})
@@ -27,6 +41,30 @@ def reasons(model: str) -> bool:
 def is_openai(model: str) -> bool:
     """Whether the name is one of OpenAI's."""
     return reasons(model) or PLAIN.search(model) is not None
+
+
+def with_json_named(request: GenerationRequest, model: str) -> tuple[Turn, ...]:
+    """The turns, led by an instruction where JSON is wanted and nobody has said so.
+
+    "'messages' must contain the word 'json' in some form, to use 'response_format' of type
+    'json_object'": clients of other wires need not know.
+    """
+    output = request.output_format
+    if output is None or output.kind != "json_object" or not is_openai(model):
+        return request.turns
+    texts = (part.text for turn in request.turns for part in turn.parts if isinstance(part, Text))
+    if any("json" in text.lower() for text in texts):
+        return request.turns
+    return (Turn("system", (Text(JSON_ONLY),)), *request.turns)
+
+
+def effort(model: str, asked: str | None) -> str | None:
+    """The effort that the model has for the one asked for: the next above, or else its highest."""
+    known = next((names for pattern, names in EFFORTS if pattern.search(model)), SCALE)
+    if asked is None or asked not in SCALE or asked in known:
+        return asked
+    above = (name for name in known if SCALE.index(name) > SCALE.index(asked))
+    return next(above, known[-1])
 
 
 def refused_parameters(model: str, effort: str | None) -> frozenset[str]:

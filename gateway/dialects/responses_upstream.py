@@ -93,10 +93,14 @@ def write(request: GenerationRequest, target: Target) -> Json:
     parameters = request.parameters
     body: Json = {
         "model": target.model,
-        "input": [item for turn in request.turns for item in _write_turn(turn)],
+        "input": [
+            item
+            for turn in openai_models.with_json_named(request, target.model)
+            for item in _write_turn(turn)
+        ],
         "store": False,
     }
-    effort = parameters.reasoning_effort
+    effort = openai_models.effort(target.model, parameters.reasoning_effort)
     refused = openai_models.refused_parameters(target.model, effort)
     reasoning = {"effort": effort, "summary": parameters.reasoning_summary}
     limit = parameters.output_tokens_max

@@ -1,0 +1,67 @@
+"""What OpenAI's models take, by name."""
+
+import pytest
+
+from gateway.dialects import UPSTREAM_DIALECTS
+from gateway.dialects.base import Target
+from gateway.dialects.openai_models import effort
+from gateway.generation import GenerationRequest, OutputFormat, Parameters, Text, Turn
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "written"),
+    [
+        ("gpt-5.2-codex", "none", "low"),
+        ("gpt-5.2-codex", "minimal", "low"),
+        ("gpt-5.2-codex", "max", "xhigh"),
+        ("openai/gpt-5.1-codex-mini", "xhigh", "high"),
+        ("gpt-5.1-codex-max", "xhigh", "xhigh"),
+        ("gpt-5", "none", "minimal"),
+        ("gpt-5-mini-2025-08-07", "xhigh", "high"),
+        ("gpt-5.1", "minimal", "low"),
+        ("gpt-5.2-2025-12-11", "none", "none"),
+        ("gpt-5.4-mini", "max", "xhigh"),
+        ("o4-mini", "minimal", "low"),
+        ("gpt-5.6", "max", "max"),
+        ("deepseek-reasoner", "none", "none"),
+        ("gpt-5.2-codex", "enormous", "enormous"),
+        ("gpt-5.2-codex", None, None),
+    ],
+)
+def test_an_effort_is_one_the_model_has(model: str, asked: str | None, written: str | None) -> None:
+    assert effort(model, asked) == written
+
+
+def test_a_client_that_wants_no_thinking_is_not_refused_by_a_model_that_always_thinks() -> None:
+    request = GenerationRequest(
+        "m",
+        (Turn("user", (Text("Hi"),)),),
+        parameters=Parameters(reasoning_effort="none", temperature=0.5),
+    )
+    body = UPSTREAM_DIALECTS["openai_responses"].write_request(
+        request, Target("gpt-5.2-codex", 100)
+    )
+    assert body["reasoning"] == {"effort": "low"}
+    assert "temperature" not in body, "it reasons, so it does not sample"
+
+
+@pytest.mark.parametrize(
+    ("wire", "model", "member"),
+    [("openai_chat", "gpt-4o", "messages"), ("openai_responses", "gpt-5.2-codex", "input")],
+)
+def test_json_is_named_where_openai_wants_it_named(wire: str, model: str, member: str) -> None:
+    """Google's clients ask for it by media type, and need not say the word."""
+
+    def asked(text: str, model: str = model, kind: str = "json_object") -> list[str]:
+        request = GenerationRequest(
+            "m",
+            (Turn("user", (Text(text),)),),
+            output_format=OutputFormat(kind, "n", {}),  # type: ignore[arg-type]
+        )
+        body = UPSTREAM_DIALECTS[wire].write_request(request, Target(model, 100))
+        return [message["role"] for message in body[member]]
+
+    assert asked("List three cities.") == ["system", "user"]
+    assert asked("List three cities as JSON.") == ["user"]
+    assert asked("List three cities.", kind="json_schema") == ["user"]
+    assert asked("List three cities.", model="llama-4") == ["user"]
