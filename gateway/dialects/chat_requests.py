@@ -10,7 +10,14 @@ from typing import Any
 from gateway import refusals
 from gateway.dialects import failures, openai_models
 from gateway.dialects.base import Inspection, Json
-from gateway.dialects.parameters import optional, optional_text, require, text, unknown_value
+from gateway.dialects.parameters import (
+    objects,
+    optional,
+    optional_text,
+    require,
+    text,
+    unknown_value,
+)
 from gateway.events import Carry
 from gateway.generation import (
     Audio,
@@ -107,6 +114,7 @@ def _choices(body: Json) -> int:
 def read(body: Json) -> GenerationRequest:
     """The whole request. Raises Refusal."""
     inspection = inspect(body)
+    tools, choice = _read_allowed(_read_tools(body), body.get("tool_choice"))
     return GenerationRequest(
         model=inspection.model,
         turns=tuple(
@@ -114,8 +122,8 @@ def read(body: Json) -> GenerationRequest:
             for number, message in enumerate(body["messages"])
         ),
         is_stream=inspection.is_stream,
-        tools=_read_tools(body),
-        tool_choice=_read_tool_choice(body.get("tool_choice")),
+        tools=tools,
+        tool_choice=_read_tool_choice(choice),
         output_format=_read_output_format(body),
         parameters=_read_parameters(body, inspection),
     )
@@ -200,6 +208,7 @@ def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[P
         if reasoning := optional(message, field, str, "a string", at):
             before = (Reasoning(reasoning),)
             break
+    parts = parts or _read_spoken(message, at)
     if refusal := optional(message, "refusal", str, "a string", at):
         parts = (*parts, RefusalText(refusal))
     calls = optional(message, "tool_calls", list, "an array of objects", at) or []
@@ -208,6 +217,20 @@ def _assistant_parts(message: Json, parts: tuple[Part, ...], at: str) -> tuple[P
         *parts,
         *(_read_tool_call(call, f"{at}.tool_calls[{number}]") for number, call in enumerate(calls)),
         *_read_function_call(message, at),
+    )
+
+
+def _read_spoken(message: Json, at: str) -> tuple[Part, ...]:
+    """What the model said aloud on an earlier turn: its words, if the client kept them."""
+    audio = optional(message, "audio", dict, "an object", at)
+    if audio is None:
+        return ()
+    if words := optional_text(audio, "transcript", f"{at}.audio"):
+        return (Text(words),)
+    raise refusals.unsupported_value(
+        f"{at}.audio",
+        f"'{at}.audio': what was spoken is kept by the provider that spoke, and this model is not "
+        "its own. Send the transcript.",
     )
 
 
@@ -316,6 +339,26 @@ def _read_tool(tool: Any, at: str) -> Tool:
         schema=optional(function, "parameters", dict, "an object", at),
         strict=optional(function, "strict", bool, "a boolean", at),
     )
+
+
+def _read_allowed(tools: tuple[Tool, ...], choice: Any) -> tuple[tuple[Tool, ...], Any]:
+    """The tools that `allowed_tools` leaves, and the mode to choose among them."""
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return tools, choice
+    allowed = require(choice, "allowed_tools", dict, "an object", "tool_choice")
+    at = "tool_choice.allowed_tools"
+    mode = text(allowed, "mode", at)
+    if mode not in ("auto", "required"):
+        raise unknown_value(f"{at}.mode", mode, ("auto", "required"))
+    names = [
+        text(require(tool, "function", dict, "an object", path), "name", f"{path}.function")
+        for number, tool in enumerate(objects(allowed, "tools", at))
+        for path in [f"{at}.tools[{number}]"]
+    ]
+    left = tuple(tool for tool in tools if tool.name in names)
+    if mode == "required" and not left:
+        raise refusals.unsupported_value(f"{at}.tools", "None of these is among the 'tools'.")
+    return left, mode
 
 
 def _read_tool_choice(choice: Any) -> ToolChoice | None:
@@ -438,6 +481,8 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
         "parallel_tool_calls": parameters.parallel_tool_calls,
         "user": parameters.user,
     }
+    if not request.tools:  # "'parallel_tool_calls' is only allowed when 'tools' are specified."
+        refused |= {"parallel_tool_calls"}
     body.update(
         {
             name: value

@@ -555,6 +555,55 @@ def test_a_tool_keeps_its_schema_and_strictness() -> None:
     assert chat_requests.write(request, "m")["tools"] == tools
 
 
+def test_whether_calls_may_be_parallel_is_not_said_without_tools() -> None:
+    request = chat_requests.read(body(parallel_tool_calls=False))
+    assert "parallel_tool_calls" not in chat_requests.write(request, "m")
+    request = chat_requests.read(body(parallel_tool_calls=False, tools=TOOLS))
+    assert chat_requests.write(request, "m")["parallel_tool_calls"] is False
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_tools_that_are_not_allowed_are_not_told_of() -> None:
+    tools = [*TOOLS, {"type": "function", "function": {"name": "other"}}]
+    request = chat_requests.read(body(tools=tools, tool_choice=allowed("required", "other")))
+    assert [tool.name for tool in request.tools] == ["other"]
+    assert request.tool_choice == ToolChoice("required")
+    request = chat_requests.read(body(tools=tools, tool_choice=allowed("auto")))
+    assert (request.tools, request.tool_choice) == ((), ToolChoice("auto"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (allowed("required", "missing"), "tool_choice.allowed_tools.tools"),
+        (allowed("none", "f"), "tool_choice.allowed_tools.mode"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{}]}},
+            "tool_choice.allowed_tools.tools[0].function",
+        ),
+    ],
+)
+def test_a_choice_among_tools_that_means_nothing_is_refused(choice: Any, param: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        chat_requests.read(body(tools=TOOLS, tool_choice=choice))
+    assert refusal.value.param == param
+
+
+def test_what_was_spoken_comes_back_as_its_words_or_not_at_all() -> None:
+    spoken = {"id": "audio_1", "transcript": "Hello.", "data": "aGk="}
+    request = chat_requests.read(message(role="assistant", audio=spoken))
+    assert request.turns == (Turn("assistant", (Text("Hello."),)),)
+    with pytest.raises(Refusal) as refusal:
+        chat_requests.read(message(role="assistant", audio={"id": "audio_1"}))
+    assert refusal.value.param == "messages[0].audio"
+
+
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "f"}}]
 PARAMETERS: dict[str, Any] = {
     "temperature": 0.0,
     "top_p": 0.5,
@@ -574,7 +623,7 @@ PARAMETERS: dict[str, Any] = {
 
 @given(st.sets(st.sampled_from(sorted(PARAMETERS))))
 def test_any_parameters_are_written_as_they_were_asked(names: set[str]) -> None:
-    asked = body(model="m", **{name: PARAMETERS[name] for name in names})
+    asked = body(model="m", tools=TOOLS, **{name: PARAMETERS[name] for name in names})
     assert chat_requests.write(chat_requests.read(asked), asked["model"]) == asked
 
 
