@@ -44,6 +44,8 @@ MODES = {"AUTO": "auto", "VALIDATED": "auto", "ANY": "required", "NONE": "none"}
 BUDGET_EFFORTS = ((0, "none"), (512, "minimal"), (4096, "low"), (16384, "medium"))
 # How other wires call what answers tools gave: the value of one such member is the answer.
 RESULT_NAMES = ("result", "output")
+# OpenAI's names for sound, where they are not the media type's.
+AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
 CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -195,6 +197,11 @@ def _read_system(root: Node) -> tuple[Turn, ...]:
     if isinstance(instruction, str):
         return (Turn("system", (Text(instruction),)),) if instruction else ()
     parts = root.node("systemInstruction").nodes("parts")
+    for part in parts:
+        if part.raw("text") is None:
+            raise refusals.unsupported_value(
+                part.at, f"'{part.at}': instructions of this model can only be text."
+            )
     texts = tuple(Text(part.text("text")) for part in parts)
     return (Turn("system", texts),) if texts else ()
 
@@ -335,7 +342,8 @@ def _read_inline(part: Node) -> Part:
     inline = part.node("inlineData")
     media_type, data = inline.require("mimeType"), inline.require("data")
     if media_type.startswith("audio/"):
-        return Audio(data, media_type.removeprefix("audio/"))
+        name = media_type.removeprefix("audio/").partition(";")[0].strip()
+        return Audio(data, AUDIO_FORMATS.get(name, name))
     url = f"data:{media_type};base64,{data}"
     if media_type.startswith("image/"):
         return Image(url)

@@ -477,7 +477,24 @@ def _read_texts(message: Json, choice: Json, index: int) -> list[Event]:
         events.append(TextDelta(text, index, logprobs))
     if refusal := _text(message.get("refusal")):
         events.append(RefusalDelta(refusal, index))
+    events.extend(_read_citations(message, index))
     return events
+
+
+def _read_citations(message: Json, index: int) -> list[Event]:
+    """Sources, as models that search the web name them; their offsets are characters."""
+    cited = [_object(one.get("url_citation")) for one in _objects(message.get("annotations"))]
+    return [
+        CitationAdded(
+            _text(one.get("url")),
+            _text(one.get("title")),
+            _whole_number(one.get("start_index"), -1),
+            _whole_number(one.get("end_index"), -1),
+            choice=index,
+        )
+        for one in cited
+        if _text(one.get("url"))
+    ]
 
 
 def _read_choice(choice: Any, position: int) -> list[Event]:

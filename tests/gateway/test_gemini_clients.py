@@ -330,6 +330,28 @@ def test_structured_output_is_read_in_both_forms() -> None:
         assert read(generationConfig=asked).output_format == form
 
 
+@pytest.mark.parametrize(
+    ("media_type", "name"),
+    [
+        ("audio/mpeg", "mp3"),
+        ("audio/x-wav", "wav"),
+        ("audio/wav", "wav"),
+        ("audio/L16;rate=1", "L16"),
+    ],
+)
+def test_sound_has_the_name_that_other_wires_know(media_type: str, name: str) -> None:
+    part = {"inlineData": {"mimeType": media_type, "data": "d2F2"}}
+    (turn,) = read(contents=[{"role": "user", "parts": [part]}]).turns
+    assert turn.parts == (Audio("d2F2", name),)
+
+
+def test_an_instruction_that_is_no_text_is_refused() -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "aW1hZ2U="}}
+    with pytest.raises(Refusal) as refusal:
+        read(systemInstruction={"parts": [{"text": "Look."}, image]})
+    assert refusal.value.param == "systemInstruction.parts[1]"
+
+
 def test_parameters_are_read() -> None:
     assert config(
         temperature=1,

@@ -22,6 +22,7 @@ from gateway.dialects.openai_chat import (
 )
 from gateway.events import (
     ChoiceFinished,
+    CitationAdded,
     Ended,
     Event,
     Failed,
@@ -663,6 +664,29 @@ def test_usage_is_asked_for_whatever_the_client_says(options: Any, sent: dict[st
     assert prepared == {**body, "model": "real", "stream_options": sent}
     assert body["model"] == "alias"
     assert body["stream_options"] == options
+
+
+def test_sources_of_a_model_that_searches_are_read_whole_and_streamed() -> None:
+    source = {"url": "https://a.example", "title": "A", "start_index": 0, "end_index": 2}
+    said = {
+        "content": "So.",
+        "annotations": [
+            {"type": "url_citation", "url_citation": source},
+            {"type": "url_citation", "url_citation": {"url": "https://b.example"}},
+            {"type": "file_citation"},
+        ],
+    }
+    cited = [
+        CitationAdded("https://a.example", "A", 0, 2),
+        CitationAdded("https://b.example"),
+    ]
+    whole = UPSTREAM.read_response(
+        {"model": "m", "choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}
+    )
+    assert [event for event in whole if isinstance(event, CitationAdded)] == cited
+    chunk = {"model": "m", "choices": [{"index": 0, "delta": said}]}
+    streamed = UPSTREAM.stream_decoder().feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    assert streamed[1:] == [TextDelta("So."), *cited]
 
 
 def test_azures_filtered_choice_has_no_message_and_says_why() -> None:
