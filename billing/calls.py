@@ -117,7 +117,7 @@ def usage_at_end(
     if reported is not None and not reported.is_doubtful:
         if is_whole:
             return reported, UsageRecord.Source.PROVIDER.value
-        used = replace(reported, output=max(reported.output, relayed))
+        used = replace(reported, output=_output(reported, relayed))
         return used, UsageRecord.Source.PROVIDER_PARTIAL.value
     if not pieces_relayed and not is_whole:
         return pricing.Usage(), UsageRecord.Source.NONE.value
@@ -125,10 +125,18 @@ def usage_at_end(
     estimate = replace(
         told,
         input=told.input if told.whole_input else opening.input_tokens_estimate,
-        output=max(told.output, relayed),
+        output=_output(told, relayed),
         is_doubtful=False,
     )
     return estimate, UsageRecord.Source.ESTIMATED.value
+
+
+def _output(told: pricing.Usage, relayed: int) -> int:
+    """Plain output, so that all output is what was relayed at least.
+
+    A piece may have been sound or an image, which is told in a bucket of its own.
+    """
+    return told.output + max(0, relayed - told.whole_output)
 
 
 USAGE_COLUMNS = (

@@ -156,7 +156,7 @@ class Run:
     def report(self, usage: Usage | None) -> None:
         """What the provider says was used so far, if it has said anything to be believed."""
         if usage is not None and self._is_believable(usage):
-            self.reported_output = None if usage.is_doubtful else usage.output
+            self.reported_output = None if usage.is_doubtful else usage.whole_output
             self.call.report(usage)
 
     def _is_believable(self, reported: Usage) -> bool:
