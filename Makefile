@@ -22,7 +22,7 @@ demo: install ## Deploy the example chat app to the running platform
 	@$(VENV)/python examples/demo.py
 
 test: install-dev ## Run every test that needs no service, browser or sandbox
-	@$(VENV)/pytest -n $(WORKERS) --dist loadfile -m "not browser and not conformance and not faults and not functions"
+	@$(VENV)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser and not conformance and not faults and not functions"
 
 test-functions: install-dev ## Run real functions with every driver, hostile ones too
 	@$(VENV)/pytest -n auto --dist loadfile -m functions

@@ -15,7 +15,27 @@ from config import bundle_store
 from orgs.models import Membership, Organization, User, Workspace
 from tests import factories
 
+JOURNEYS = "tests/journeys/"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Journeys come first: they wait longest, and other tests run meanwhile."""
+    items.sort(key=lambda item: not item.nodeid.startswith(JOURNEYS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` one worker has all journeys, which share a platform."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class JourneysTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return JOURNEYS if nodeid.startswith(JOURNEYS) else super()._split_scope(nodeid)
+
+    return JourneysTogether(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The platform as a person starts it: `manage.py serve` with a data folder and port of its own."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,26 +106,40 @@ def _own_database() -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _own_redis() -> str:
-    """A Redis database for this worker of the tests, emptied; "" when Redis is not used.
+def _own_redis() -> Iterator[str]:
+    """A Redis database that no other run here has, emptied; "" when Redis is not used.
 
-    Platforms that share one take each other's tasks.
+    Platforms that share one take each other's tasks. A lock of this machine says who has which.
     """
     url = os.environ.get("REDIS_URL", "")
     if not url:
-        return ""
+        yield ""
+        return
     import redis
 
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own = f"{url.rsplit('/', 1)[0]}/{REDIS_DATABASES[worker]}"
-    with redis.Redis.from_url(own) as client:
-        client.flushdb()
-    return own
+    for number in REDIS_DATABASES:
+        path = Path(tempfile.gettempdir()) / f"aigateway-journeys-redis-{number}.lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            own = f"{url.rsplit('/', 1)[0]}/{number}"
+            with redis.Redis.from_url(own) as client:
+                client.flushdb()
+            yield own
+            return
+    raise RuntimeError(f"Redis has {len(REDIS_DATABASES)} databases for journeys; all are taken.")
 
 
 @pytest.fixture(scope="session")
 def own_database() -> Iterator[str]:
     yield from _own_database()
+
+
+@pytest.fixture(scope="session")
+def own_redis() -> Iterator[str]:
+    yield from _own_redis()
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +149,12 @@ def stripe() -> Iterator[StripeServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(
-    tmp_path_factory: pytest.TempPathFactory, own_database: str, stripe: StripeServer
+    tmp_path_factory: pytest.TempPathFactory,
+    own_database: str,
+    own_redis: str,
+    stripe: StripeServer,
 ) -> Iterator[Platform]:
     """One platform for all journeys; each deploys under a name of its own."""
     data_dir = tmp_path_factory.mktemp("platform")
@@ -153,7 +172,7 @@ def platform(
         "STRIPE_API_BASE": stripe.url,
     }
     environment.pop("DATABASE_URL", None)
-    environment["REDIS_URL"] = _own_redis()
+    environment["REDIS_URL"] = own_redis
     if own_database:
         environment["DATABASE_URL"] = own_database
     with (data_dir / "serve.log").open("wb") as log:
