@@ -16,6 +16,7 @@ MAY_MANAGE = frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})
 MAY_SEE_SECRETS = MAY_MANAGE
 MAY_SET_LIMITS = frozenset({Role.OWNER, Role.ADMIN})
 MAY_PAY = frozenset({Role.OWNER})
+MAY_MANAGE_MEMBERS = frozenset({Role.OWNER})
 MAY_BILL = frozenset({Role.OWNER, Role.ADMIN, Role.BILLING})
 
 

@@ -8,5 +8,5 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     """Closes sign-up; log-in and password reset stay allauth's."""
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
-        """Always closed: staff or `manage.py` create the first people."""
+        """Always closed: owners add members in the console, staff the first people in the admin."""
         return False

@@ -67,6 +67,11 @@ def limits_page(page: Page[Arguments]) -> RoutedPage:
     return _page_for(access.MAY_SET_LIMITS, page)
 
 
+def members_page(page: Page[Arguments]) -> RoutedPage:
+    """Like `member_page`, for what changes who belongs to the organization: owners."""
+    return _page_for(access.MAY_MANAGE_MEMBERS, page)
+
+
 def _page_for(roles: frozenset[str], page: Page[Arguments]) -> RoutedPage:
     @wraps(page)
     def managed(request: ConsoleRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -116,6 +121,8 @@ def console(request: HttpRequest) -> dict[str, Any]:
         "suspension": _suspension(membership),
         "may_manage": membership is not None and membership.role in access.MAY_MANAGE,
         "may_set_limits": membership is not None and membership.role in access.MAY_SET_LIMITS,
+        "may_manage_members": membership is not None
+        and membership.role in access.MAY_MANAGE_MEMBERS,
         "may_pay": membership is not None and membership.role in access.MAY_PAY,
     }
 

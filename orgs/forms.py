@@ -3,6 +3,7 @@
 from django import forms
 
 from orgs import outbound
+from orgs.models import Membership
 
 
 class TokenForm(forms.Form):
@@ -14,6 +15,25 @@ class TokenForm(forms.Form):
         error_messages={"required": "Give the token a name, so that you know later who uses it."},
     )
     workspace = forms.CharField(max_length=32, required=False)
+
+
+class MemberForm(forms.Form):
+    """Who is added, and with which role."""
+
+    email = forms.EmailField(
+        max_length=254,
+        widget=forms.EmailInput(
+            attrs={"placeholder": "name@example.com", "autocomplete": "off", "spellcheck": "false"}
+        ),
+        error_messages={"required": "Give the e-mail address of whom you add."},
+    )
+    role = forms.ChoiceField(choices=Membership.Role.choices, initial=Membership.Role.MEMBER)
+
+
+class RoleForm(forms.Form):
+    """Another role of a member."""
+
+    role = forms.ChoiceField(choices=Membership.Role.choices)
 
 
 class WebhookForm(forms.Form):

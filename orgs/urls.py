@@ -6,6 +6,11 @@ from orgs import views
 
 app_name = "orgs"
 urlpatterns = [
+    # members: who belongs to the organization, and what they may do
+    path("members/", views.member_list, name="member-list"),
+    path("members/add/", views.member_add, name="member-add"),
+    path("members/<int:member_id>/role/", views.member_role, name="member-role"),
+    path("members/<int:member_id>/remove/", views.member_remove, name="member-remove"),
     # webhook: where the organization's own server hears of events
     path("webhook/", views.webhook_detail, name="webhook-detail"),
     path("webhook/set/", views.webhook_set, name="webhook-set"),

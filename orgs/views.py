@@ -1,4 +1,4 @@
-"""Console pages of workspace tokens and of the webhook.
+"""Console pages of members, of workspace tokens and of the webhook.
 
 A secret is shown once, in the answer that made it.
 """
@@ -14,10 +14,102 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from orgs import deliveries, identifiers, listing, tokens, workspaces
-from orgs.context import ConsoleRequest, form_on, limits_page, manager_page, member_page
-from orgs.forms import TokenForm, WebhookForm
-from orgs.models import WebhookEndpoint, WorkspaceToken
+from orgs import deliveries, identifiers, listing, members, tokens, workspaces
+from orgs.context import (
+    ConsoleRequest,
+    form_on,
+    limits_page,
+    manager_page,
+    member_page,
+    members_page,
+)
+from orgs.forms import MemberForm, RoleForm, TokenForm, WebhookForm
+from orgs.models import Membership, WebhookEndpoint, WorkspaceToken
+
+
+def _member_page(request: ConsoleRequest, form: MemberForm, status: int = 200) -> HttpResponse:
+    rows = members.of(request.organization)
+    if query := listing.query_of(request):
+        rows = rows.filter(user__email__icontains=query)
+    url = reverse("orgs:member-list", args=[request.organization.slug])
+    context = {"listing": listing.of(request, rows, url), "form": form, "roles": Membership.Role}
+    return render(request, "orgs/member_list.html", context, status=status)
+
+
+@require_GET
+@member_page
+def member_list(request: ConsoleRequest) -> HttpResponse:
+    """Who belongs to the organization, by address; owners change it."""
+    return _member_page(request, MemberForm())
+
+
+@form_on("orgs:member-list")
+@members_page
+def member_add(request: ConsoleRequest) -> HttpResponse:
+    """Somebody more, who is told by e-mail."""
+    form = MemberForm(request.POST)
+    if not form.is_valid():
+        return _member_page(request, form, status=400)
+    email, role = form.cleaned_data["email"], form.cleaned_data["role"]
+    try:
+        added = members.add(request.organization, email, role, by=request.user)
+    except members.UnableToAdd as error:
+        form.add_error("email", str(error))
+        return _member_page(request, form, status=400)
+    name = added.user.email
+    if not members.tell(added, by=request.user):
+        messages.error(
+            request,
+            f"Added {name}, but the letter could not be sent. Tell them yourself: they log in with "
+            "this address, and choose a password under “Forgot your password?”.",
+        )
+    elif settings.EMAIL_HOST:
+        messages.success(request, f"Added {name}. A letter tells them how to log in.")
+    else:
+        messages.success(
+            request,
+            f"Added {name}. No mail server is set up here: their letter is in the platform's log.",
+        )
+    return redirect("orgs:member-list", request.organization.slug)
+
+
+def _member(request: ConsoleRequest, member_id: int) -> Membership:
+    return get_object_or_404(members.of(request.organization), pk=member_id)
+
+
+@form_on("orgs:member-list")
+@members_page
+def member_role(request: ConsoleRequest, member_id: int) -> HttpResponse:
+    """Another role, from the next page on that they open."""
+    member, form = _member(request, member_id), RoleForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Nothing was changed: choose a role from the list.")
+        return redirect("orgs:member-list", request.organization.slug)
+    role = Membership.Role(form.cleaned_data["role"])
+    try:
+        members.change_role(member, role, by=request.user)
+    except members.LastOwner as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{member.user.email} has the role {role.label} now.")
+    return redirect("orgs:member-list", request.organization.slug)
+
+
+@form_on("orgs:member-list")
+@members_page
+def member_remove(request: ConsoleRequest, member_id: int) -> HttpResponse:
+    """One less; whoever removes themselves is led to where they still belong."""
+    member = _member(request, member_id)
+    try:
+        members.remove(member, by=request.user)
+    except members.LastOwner as error:
+        messages.error(request, str(error))
+        return redirect("orgs:member-list", request.organization.slug)
+    if member.user_id == request.user.pk:
+        messages.success(request, f"You left {request.organization.name}.")
+        return redirect("home")
+    messages.success(request, f"Removed {member.user.email}. They see nothing of it any more.")
+    return redirect("orgs:member-list", request.organization.slug)
 
 
 def _page(request: ConsoleRequest, form: TokenForm) -> dict[str, Any]:

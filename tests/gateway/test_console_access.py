@@ -33,6 +33,7 @@ class Scene:
     token: WorkspaceToken
     key: GatewayKey
     payment: Payment
+    membership: Membership
     secrets: list[str]
 
     def url(self, name: str) -> str:
@@ -89,6 +90,10 @@ ARGUMENTS: dict[str, Any] = {
     "orgs:webhook-rotate": lambda scene: {},
     "orgs:webhook-test": lambda scene: {},
     "orgs:webhook-remove": lambda scene: {},
+    "orgs:member-list": lambda scene: {},
+    "orgs:member-add": lambda scene: {},
+    "orgs:member-role": lambda scene: {"member_id": scene.membership.pk},
+    "orgs:member-remove": lambda scene: {"member_id": scene.membership.pk},
     "orgs:token-list": lambda scene: {},
     "orgs:token-create": lambda scene: {},
     "orgs:token-revoke": lambda scene: {"token_id": scene.token.public_id},
@@ -109,6 +114,9 @@ POSTED = {
     "deployments:deployment-redeploy",
     "deployments:deployment-rollback",
     "deployments:deployment-delete",
+    "orgs:member-add",
+    "orgs:member-role",
+    "orgs:member-remove",
     "orgs:token-create",
     "orgs:token-revoke",
 }
@@ -161,7 +169,10 @@ def scene(organization: Organization, workspace: Workspace) -> Scene:
         idempotency_key="p",
         created_at=timezone.now(),
     )
-    return Scene(organization, deployment, old_release, call, token, made.key, payment, secrets)
+    membership = Membership.objects.create(organization=organization, user=factories.make_user())
+    return Scene(
+        organization, deployment, old_release, call, token, made.key, payment, membership, secrets
+    )
 
 
 def _text(response: Any) -> str:
