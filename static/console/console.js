@@ -94,6 +94,13 @@
     }
   });
 
+  // What is wrong with a form that comes back may be far below what a page begins with.
+  const problem = document.querySelector("form .input[aria-invalid=true], form .notice.bad[role=alert]");
+  if (problem) {
+    problem.scrollIntoView({ block: "center" });
+    problem.focus({ preventScroll: true });
+  }
+
   // Live parts ask again every few seconds, but not in a tab nobody looks at.
   const REFRESH_MS = 4000;
   setInterval(() => {
