@@ -19,6 +19,7 @@ from gateway.dialects.anthropic_models import Family, family, is_same_model
 from gateway.dialects.base import Json, Target
 from gateway.generation import (
     JSON_ONLY,
+    TEXT_ALONE,
     Audio,
     File,
     GenerationRequest,
@@ -44,6 +45,7 @@ BUDGETS = {
     "max": 32_768,
 }
 BUDGET_MIN = 1_024
+CALL_ID_PREFIX = "toolu_"
 THOUGHTS = ("thinking", "redacted_thinking")
 DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
 # Ids and names from other providers may hold more than this wire allows in them.
@@ -91,7 +93,7 @@ def _refuse_unspeakable(request: GenerationRequest) -> None:
     asked = {
         "n": parameters.choices > 1,
         "logprobs": parameters.logprobs or bool(parameters.top_logprobs),
-        "modalities": "audio" in (parameters.extra.get("modalities") or ()),
+        "modalities": parameters.extra.get("modalities") not in TEXT_ALONE,
         **{name: bool(parameters.extra.get(name)) for name in REFUSED_EXTRAS},
     }
     for name, is_asked in asked.items():
@@ -409,15 +411,30 @@ def clean(body: Json) -> Json:
     on without.
     """
     messages = body.get("messages")
-    if not isinstance(messages, list) or not any(map(_has_foreign, messages)):
+    if not isinstance(messages, list):
         return body
-    kept = [one for message in messages for one in _without_foreign(message)]
-    cleaned = {**body, "messages": kept}
+    cleaned = body
+    if any(map(_has_foreign, messages)):
+        kept = [one for message in messages for one in _without_foreign(message)]
+        cleaned = {**body, "messages": kept}
     thinking = body.get("thinking")
-    is_enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
-    if is_enabled and all(isinstance(one, dict) for one in kept) and _is_loop_unsigned(kept):
-        del cleaned["thinking"]
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled":
+        turns = [message for message in cleaned["messages"] if isinstance(message, dict)]
+        if _is_loop_foreign(turns) and _is_loop_unsigned(turns):
+            cleaned = {name: value for name, value in cleaned.items() if name != "thinking"}
     return cleaned
+
+
+def _is_loop_foreign(messages: list[Json]) -> bool:
+    """Whether calls of the last answer are none of Claude's, by their ids."""
+    answers = (one.get("content") for one in reversed(messages) if one.get("role") == "assistant")
+    blocks = next(answers, None)
+    calls = [
+        str(block.get("id"))
+        for block in (blocks if isinstance(blocks, list) else ())
+        if isinstance(block, dict) and block.get("type") == "tool_use"
+    ]
+    return bool(calls) and not any(call_id.startswith(CALL_ID_PREFIX) for call_id in calls)
 
 
 def _has_foreign(message: Any) -> bool:

@@ -12,6 +12,7 @@ from gateway.dialects import failures, openai_models, responses_requests
 from gateway.dialects.base import Json, Target
 from gateway.dialects.responses_carry import OPENAI, unseal
 from gateway.generation import (
+    TEXT_ALONE,
     Audio,
     File,
     GenerationRequest,
@@ -137,8 +138,8 @@ def _refuse_inexpressible(request: GenerationRequest) -> None:
         raise refusals.unsupported_parameter("stop", "This model cannot stop at given texts.")
     if parameters.choices > 1:
         raise refusals.unsupported_parameter("n", "This model gives one answer per request.")
-    if "audio" in (parameters.extra.get("modalities") or ()):
-        raise refusals.unsupported_parameter("modalities", "This model does not speak.")
+    if parameters.extra.get("modalities") not in TEXT_ALONE:
+        raise refusals.unsupported_parameter("modalities", "This model answers in text alone.")
     for name in REFUSED_EXTRAS:
         if parameters.extra.get(name):
             raise refusals.unsupported_parameter(name, f"This model does not take `{name}`.")

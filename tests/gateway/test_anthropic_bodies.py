@@ -612,6 +612,8 @@ def test_schemas_lose_what_is_refused_and_tell_it_instead() -> None:
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 3}, "logprobs"),
         ({"extra": {"modalities": ["text", "audio"]}}, "modalities"),
+        ({"extra": {"modalities": ["text", "image"]}}, "modalities"),
+        ({"extra": {"modalities": 5}}, "modalities"),
         ({"extra": {"web_search_options": {"user_location": None}}}, "web_search_options"),
         ({"extra": {"functions": [{"name": "a"}]}}, "functions"),
     ],

@@ -668,6 +668,8 @@ def test_tools_and_formats_are_written_with_their_defaults() -> None:
         (Parameters(stop=("x",)), "stop"),
         (Parameters(choices=2), "n"),
         (Parameters(extra={"modalities": ["text", "audio"]}), "modalities"),
+        (Parameters(extra={"modalities": ["text", "image"]}), "modalities"),
+        (Parameters(extra={"modalities": 5}), "modalities"),
         (Parameters(extra={"functions": [{}]}), "functions"),
         (Parameters(extra={"web_search_options": {"x": 1}}), "web_search_options"),
     ],

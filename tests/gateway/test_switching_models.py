@@ -60,6 +60,14 @@ ANSWERS = {
         "gpt-5", Carry("openai.encrypted", OPENAI_PREFIX + sign("openai.encrypted", ""), "gpt-5")
     ),
     "compatible": thinking("deepseek", None),
+    "thoughtless": [
+        Started("a", "gpt-4o"),
+        TextDelta("A moment."),
+        ToolCallStarted(0, "call_1", "weather"),
+        ToolCallDelta(0, '{"city":"Bonn"}'),
+        ChoiceFinished(FinishReason.TOOL_CALLS),
+        Ended(),
+    ],
 }
 TARGETS: dict[str, tuple[str, Target, Any]] = {
     "claude": ("anthropic", Target(CLAUDE, 64_000), strict_anthropic.RULES),
@@ -199,6 +207,18 @@ def test_nonsense_beside_another_models_thoughts_is_the_providers_to_refuse(odd:
         chat, Target("gpt-4o", 1), is_stream=False
     )
     assert sent["messages"] == [odd, {**foreign, "tool_calls": [odd]}]
+
+
+def test_a_loop_of_claudes_own_is_forwarded_as_its_client_sent_it() -> None:
+    """Thinking that its client lost is for the provider to miss."""
+    body = {"model": "m", **anthropic("thoughtless")}
+    call = body["messages"][1]["content"][1]
+    for call_id, thinks in (("call_1", False), ("toolu_1", True)):
+        call["id"] = call_id
+        sent = UPSTREAM_DIALECTS["anthropic"].prepare_pass_through(
+            body, Target(CLAUDE, 1), is_stream=False
+        )
+        assert ("thinking" in sent) is thinks
 
 
 def test_what_belongs_to_no_other_model_is_forwarded_as_it_is() -> None:
