@@ -597,6 +597,8 @@ async def _answer(exchange: Exchange, store: Store, run: Run, answer: Answer) ->
 def _translate_answer(run: Run, events: Any) -> Json:
     writer = run.translation.dialect.response_writer(run.inspection, run.reply)
     for event in events:
+        if run.translation.leaves_out(event):
+            continue
         stamped = memory.stamp(event, run.candidate.upstream_name)
         if isinstance(stamped, Failed):
             _fail_inside(run, stamped.message)
@@ -645,6 +647,8 @@ async def _forward(
         if type(event) is TextDelta:  # nearly all of them, and without any state
             tokens += 1
             forward.append(encoder.write(event))
+            continue
+        if run.translation.leaves_out(event):
             continue
         match event:
             case Started(model=model):

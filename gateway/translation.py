@@ -13,6 +13,7 @@ from gateway import refusals
 from gateway.catalog import Candidate
 from gateway.dialects import UPSTREAM_DIALECTS, extras
 from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
+from gateway.events import Event, ToolCallDelta, ToolCallStarted
 from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
 
@@ -66,6 +67,15 @@ class Translation:
         if self._written is None or self._written[0] is not candidate:
             self._written = (candidate, self._write(candidate))
         return self._written[1]
+
+    def leaves_out(self, event: Event) -> bool:
+        """Whether the client wanted no such event: calls beside the first, one by one being asked.
+
+        Not every provider has a word for that, so that some make them nevertheless.
+        """
+        if not isinstance(event, ToolCallStarted | ToolCallDelta) or not event.index:
+            return False
+        return self.request.parameters.parallel_tool_calls is False
 
     def _write(self, candidate: Candidate) -> bytes:
         target = Target(candidate.upstream_name, candidate.output_tokens_max)

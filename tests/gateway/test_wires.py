@@ -190,6 +190,35 @@ async def test_a_stream_crosses_from_any_wire_to_any_other(
         assert (record.input_tokens, record.output_tokens) == (12, 5)
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("asked", "made"), [(True, 2), (None, 2), (False, 1)])
+async def test_a_client_that_takes_one_call_at_a_time_gets_one(
+    api: ApiClient, provider: Provider, asked: bool | None, made: int, is_stream: bool
+) -> None:
+    """Gemini's wire has no word for it."""
+    calls = [{"functionCall": {"name": "f", "args": {"n": number}}} for number in range(2)]
+    content = {"role": "model", "parts": calls}
+    whole = {"candidates": [{"content": content, "finishReason": "STOP"}], "modelVersion": "m"}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if not is_stream:
+            return web.json_response(whole)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(sse(("", whole)))
+        return response
+
+    provider.handler = handler
+    function = {"type": "function", "function": {"name": "f"}}
+    body = {**REQUESTS["openai_chat"][1], "model": "gemini-3-flash", "stream": is_stream}
+    body |= {"tools": [function], "parallel_tool_calls": asked}
+    answer = await api.call("/chat/completions", body)
+    assert answer.body.count(b'"name":"f"') == made
+    assert answer.body.count(rb"{\"n\":0}") == 1
+    assert answer.body.count(rb"{\"n\":1}") == made - 1
+    assert b'"finish_reason":"tool_calls"' in answer.body
+
+
 async def test_a_tier_that_changes_the_price_is_refused_also_where_the_request_is_translated(
     api: ApiClient, provider: Provider
 ) -> None:
