@@ -13,7 +13,7 @@ from gateway.events import Carry
 # Says to a model what the output format `json_object` asks of it.
 JSON_ONLY = "Answer with one valid JSON object and nothing else."
 # What `modalities` may say, in a request's extra, where the answer is to be text.
-TEXT_ALONE = (None, [], ["text"])
+TEXT_ALONE: tuple[Any, ...] = (None, [], ["text"])
 Role = Literal["system", "user", "assistant", "tool"]
 
 
