@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway import refusals
+from gateway.dialects import kept_files
 from gateway.dialects.base import Json
 
 # Members whose presence (not null, not empty, not false) is refused.
@@ -62,6 +63,8 @@ def refuse_unpriced(dialect: str, body: Json) -> None:
         value = body.get(name)
         if value is not None and (not isinstance(value, str) or value not in allowed):
             raise _refused(name)
+    if path := next(kept_files.PATHS[dialect](body), "") if dialect in kept_files.PATHS else "":
+        raise _refused(path)
     if dialect in TOOL_CHECKS:
         _refuse_hosted(dialect, body.get("tools"), "tools")
     if dialect == "openai_responses":

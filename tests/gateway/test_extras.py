@@ -7,6 +7,8 @@ import pytest
 from gateway.dialects import extras
 from gateway.refusals import Refusal
 
+GOOGLES_FILE = "https://generativelanguage.googleapis.com/v1beta/files/abc"
+
 
 @pytest.mark.parametrize(
     ("dialect", "body", "param"),
@@ -51,6 +53,36 @@ from gateway.refusals import Refusal
         ("gemini", {"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
         ("gemini", {"cachedContent": "cachedContents/1"}, "cachedContent"),
         ("gemini", {"serviceTier": "priority"}, "serviceTier"),
+        (
+            "openai_chat",
+            {"messages": ["odd", {"content": [{"file": {"file_id": "file-1"}}]}]},
+            "messages[1].content[0].file.file_id",
+        ),
+        (
+            "anthropic",
+            {"messages": [{"content": [{"source": {"type": "file", "file_id": "file_1"}}]}]},
+            "messages.0.content.0.source.file_id",
+        ),
+        (
+            "anthropic",
+            {"messages": [{"content": [{"content": [{"source": {"file_id": "file_1"}}]}]}]},
+            "messages.0.content.0.content.0.source.file_id",
+        ),
+        (
+            "anthropic",
+            {"messages": [{"content": [{"type": "container_upload", "file_id": "file_1"}]}]},
+            "messages.0.content.0.file_id",
+        ),
+        (
+            "gemini",
+            {"contents": [{"parts": [{"text": "x"}, {"fileData": {"fileUri": GOOGLES_FILE}}]}]},
+            "contents[0].parts[1].fileData.fileUri",
+        ),
+        (
+            "gemini",
+            {"contents": [{"parts": [{"file_data": {"file_uri": "gs://bucket/a.pdf"}}]}]},
+            "contents[0].parts[0].file_data.file_uri",
+        ),
     ],
 )
 def test_what_cannot_be_billed_or_kept_apart_is_a_400_that_names_it(
@@ -78,6 +110,10 @@ def test_what_cannot_be_billed_or_kept_apart_is_a_400_that_names_it(
         ("gemini", {"tools": [{"functionDeclarations": []}], "safetySettings": []}),
         ("gemini", {"tools": "nonsense is the provider's to refuse"}),
         ("unheard_of", {"service_tier": "priority"}),
+        ("openai_chat", {"messages": [{"content": [{"file": {"file_data": "x"}}, {"file": 1}]}]}),
+        ("anthropic", {"messages": [{"content": [{"source": {"type": "base64"}}, "x"]}, 1]}),
+        ("gemini", {"contents": [{"parts": [{"fileData": {"fileUri": "https://youtu.be/x"}}]}]}),
+        ("gemini", {"contents": [{"parts": [{"fileData": "x"}, {"fileData": {}}]}]}),
     ],
 )
 def test_everything_else_goes_through(dialect: str, body: Any) -> None:
