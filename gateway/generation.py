@@ -155,7 +155,11 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Everything a provider needs to know about one call."""
+    """Everything a provider needs to know about one call.
+
+    `is_begun`: the answer is to go on from the last turn, which the client began in the model's
+    name (Anthropic's prefill).
+    """
 
     model: str
     turns: tuple[Turn, ...]
@@ -164,3 +168,4 @@ class GenerationRequest:
     tool_choice: ToolChoice | None = None
     output_format: OutputFormat | None = None
     parameters: Parameters = field(default_factory=Parameters)
+    is_begun: bool = False

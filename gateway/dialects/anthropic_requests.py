@@ -123,14 +123,16 @@ def read(body: Json) -> GenerationRequest:
             "mcp_servers", "This model's provider cannot call MCP servers; call them yourself."
         )
     tools = _read_tools(body)
+    turns = (*_read_system(body), *_read_messages(body))
     return GenerationRequest(
         model=inspection.model,
-        turns=(*_read_system(body), *_read_messages(body)),
+        turns=turns,
         is_stream=inspection.is_stream,
         tools=tools,
         tool_choice=_read_tool_choice(body, tools),
         output_format=_read_output_format(body),
         parameters=_read_parameters(body, inspection),
+        is_begun=bool(turns) and turns[-1].role == "assistant",
     )
 
 

@@ -446,6 +446,7 @@ def _without_foreign(message: Any) -> Any:
 
 def write(request: GenerationRequest, upstream_model: str) -> Json:
     """The body for a provider that speaks chat completions; usage is always asked for."""
+    openai_models.refuse_begun(request, upstream_model)
     parameters = request.parameters
     effort = openai_models.effort(upstream_model, parameters.reasoning_effort)
     refused = openai_models.refused_parameters(upstream_model, effort)

@@ -7,6 +7,7 @@ serve all kinds of models.
 
 import re
 
+from gateway import refusals
 from gateway.generation import JSON_ONLY, GenerationRequest, Text, Turn
 
 # `openai/gpt-5` is how routers name it.
@@ -41,6 +42,16 @@ def reasons(model: str) -> bool:
 def is_openai(model: str) -> bool:
     """Whether the name is one of OpenAI's."""
     return reasons(model) or PLAIN.search(model) is not None
+
+
+def refuse_begun(request: GenerationRequest, model: str) -> None:
+    """Raises Refusal: these models begin anew where an answer was begun for them."""
+    if request.is_begun and is_openai(model):
+        raise refusals.unsupported_value(
+            "messages",
+            "This model does not go on with an answer that was begun for it: the last of "
+            "'messages' must be the user's.",
+        )
 
 
 def with_json_named(request: GenerationRequest, model: str) -> tuple[Turn, ...]:

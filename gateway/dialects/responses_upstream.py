@@ -91,6 +91,7 @@ def write(request: GenerationRequest, target: Target) -> Json:
     Penalties, seed and logit_bias steer without changing what was asked for: they are left out.
     """
     _refuse_inexpressible(request)
+    openai_models.refuse_begun(request, target.model)
     parameters = request.parameters
     body: Json = {
         "model": target.model,

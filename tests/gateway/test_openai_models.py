@@ -1,11 +1,14 @@
 """What OpenAI's models take, by name."""
 
+from contextlib import nullcontext
+
 import pytest
 
-from gateway.dialects import UPSTREAM_DIALECTS
+from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.base import Target
 from gateway.dialects.openai_models import effort
 from gateway.generation import GenerationRequest, OutputFormat, Parameters, Text, Turn
+from gateway.refusals import Refusal
 
 
 @pytest.mark.parametrize(
@@ -65,3 +68,28 @@ def test_json_is_named_where_openai_wants_it_named(wire: str, model: str, member
     assert asked("List three cities as JSON.") == ["user"]
     assert asked("List three cities.", kind="json_schema") == ["user"]
     assert asked("List three cities.", model="llama-4") == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "model", "is_refused"),
+    [
+        ("openai_chat", "gpt-4o", True),
+        ("openai_responses", "gpt-5.2-codex", True),
+        ("openai_chat", "llama-4", False),
+        ("anthropic", "claude-haiku-4-5", False),
+        ("gemini", "gemini-3-flash-preview", False),
+    ],
+)
+def test_an_answer_that_anthropics_client_began_is_gone_on_with_or_refused(
+    wire: str, model: str, is_refused: bool
+) -> None:
+    """OpenAI's models begin anew: the client would put two beginnings together."""
+    messages = [{"role": "user", "content": "A poem."}, {"role": "assistant", "content": "Roses"}]
+    body = {"model": "m", "max_tokens": 100, "messages": messages}
+    request = CLIENT_DIALECTS["anthropic"].read_request(body)
+    with pytest.raises(Refusal) if is_refused else nullcontext() as refused:
+        UPSTREAM_DIALECTS[wire].write_request(request, Target(model, 100))
+    assert refused is None or refused.value.param == "messages"
+    body["messages"] = messages[:1]
+    request = CLIENT_DIALECTS["anthropic"].read_request(body)
+    UPSTREAM_DIALECTS[wire].write_request(request, Target(model, 100))
