@@ -599,7 +599,8 @@ def _translate_answer(run: Run, events: Any) -> Json:
     for event in events:
         if run.translation.leaves_out(event):
             continue
-        stamped = memory.stamp(event, run.candidate.upstream_name)
+        asked = run.translation.as_asked(event, run.candidate)
+        stamped = memory.stamp(asked, run.candidate.upstream_name)
         if isinstance(stamped, Failed):
             _fail_inside(run, stamped.message)
         run.recorder.add(stamped)
@@ -659,7 +660,8 @@ async def _forward(
                 tokens += 1
             case Failed(message=message):
                 _fail_inside(run, message)
-        stamped = memory.stamp(event, run.candidate.upstream_name)
+        asked = run.translation.as_asked(event, run.candidate)
+        stamped = memory.stamp(asked, run.candidate.upstream_name)
         run.recorder.add(stamped)
         forward.append(encoder.write(stamped))
     if any(forward):

@@ -11,7 +11,7 @@ import orjson
 
 from gateway import refusals
 from gateway.catalog import Candidate
-from gateway.dialects import UPSTREAM_DIALECTS, extras
+from gateway.dialects import UPSTREAM_DIALECTS, extras, tool_names
 from gateway.dialects.base import ClientDialect, Inspection, Json, Target, UpstreamDialect
 from gateway.events import Event, ToolCallDelta, ToolCallStarted
 from gateway.generation import GenerationRequest
@@ -33,6 +33,8 @@ class Translation:
     # The body written last, so that checking and sending do not write it twice.
     _written: tuple[Candidate, bytes] | None = field(default=None, init=False)
     _written_max: int | None = field(default=None, init=False)
+    # The client's names of functions that a wire does not take as they are, by wire and by ours.
+    _given_names: dict[str, Mapping[str, str]] = field(default_factory=dict, init=False)
 
     @property
     def request(self) -> GenerationRequest:
@@ -77,6 +79,11 @@ class Translation:
             return False
         return self.request.parameters.parallel_tool_calls is False
 
+    def as_asked(self, event: Event, candidate: Candidate) -> Event:
+        """The candidate's event in the client's own words: its names of functions."""
+        given = self._given_names.get(self.wire(candidate).name)
+        return tool_names.restore(event, given) if given else event
+
     def _write(self, candidate: Candidate) -> bytes:
         target = Target(candidate.upstream_name, candidate.output_tokens_max)
         wire = self.wire(candidate)
@@ -86,7 +93,7 @@ class Translation:
                 self.body, target, is_stream=self.inspection.is_stream
             )
         else:
-            request = self.request
+            request, self._given_names[wire.name] = tool_names.fit(self.request, wire.tool_name)
             try:
                 prepared = wire.write_request(request, target)
                 extras.refuse_unpriced(wire.name, prepared)

@@ -33,6 +33,7 @@ from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
 
 NAME = "anthropic"
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 # platform.claude.com/docs/en/api/errors. Their SDKs choose the exception by status.
 ERROR_TYPES = {
     401: "authentication_error",
@@ -172,6 +173,7 @@ class AnthropicUpstream:
     """Providers that speak the Messages API."""
 
     name = NAME
+    tool_name = TOOL_NAME
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""

@@ -1,5 +1,6 @@
 """What a dialect must offer, and the values its two roles exchange with the proxy. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -190,9 +191,10 @@ class ClientDialect(Protocol):
 
 
 class UpstreamDialect(Protocol):
-    """How a provider is asked and how its answers read."""
+    """How a provider is asked, how its answers read, and how functions may be called."""
 
     name: str
+    tool_name: re.Pattern[str]
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """The endpoint's path (and query) below the provider's base URL."""

@@ -37,6 +37,7 @@ from gateway.generation import GenerationRequest
 from gateway.refusals import Refusal
 
 NAME = "gemini"
+TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
 # An image comes whole in one message.
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
@@ -110,6 +111,7 @@ class GeminiUpstream:
     """Providers that speak generateContent."""
 
     name = NAME
+    tool_name = TOOL_NAME
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""

@@ -16,7 +16,7 @@ import orjson
 
 from billing.pricing import Usage
 from gateway import sse
-from gateway.dialects import chat_requests, media, provider_errors
+from gateway.dialects import chat_requests, media, openai_models, provider_errors
 from gateway.dialects.base import (
     Inspection,
     Json,
@@ -381,6 +381,7 @@ class ChatUpstream:
     """Providers that speak chat completions."""
 
     name = NAME
+    tool_name = openai_models.TOOL_NAME
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""

@@ -16,6 +16,7 @@ PLAIN = re.compile(r"(?:^|/)(?:chatgpt-|gpt-[34]|gpt-5\S*-chat)")
 SAMPLING = frozenset(
     {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs"}
 )
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 SCALE = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The efforts a model has, by the first pattern that fits its name: "Unsupported value: 'none' is
 # not supported with the 'gpt-5.1-codex' model. Supported values are: 'low', 'medium', and 'high'."

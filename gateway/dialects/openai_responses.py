@@ -11,6 +11,7 @@ from billing.pricing import Usage
 from gateway import refusals, sse
 from gateway.dialects import (
     media,
+    openai_models,
     provider_errors,
     responses_events,
     responses_objects,
@@ -82,6 +83,7 @@ class ResponsesUpstream:
     """Providers that speak Responses."""
 
     name = NAME
+    tool_name = openai_models.TOOL_NAME
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""

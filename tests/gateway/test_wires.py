@@ -219,6 +219,32 @@ async def test_a_client_that_takes_one_call_at_a_time_gets_one(
     assert b'"finish_reason":"tool_calls"' in answer.body
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_function_keeps_its_name_with_a_provider_that_does_not_take_it(
+    api: ApiClient, provider: Provider, is_stream: bool
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (tool,) = provider.requests[-1]["tools"]
+        function = {"name": tool["function"]["name"], "arguments": "{}"}
+        called = {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": function}]}
+        if not is_stream:
+            choice = {"index": 0, "message": called, "finish_reason": "tool_calls"}
+            return web.json_response({"model": "m", "choices": [choice]})
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        pieces = (("", _chat(called)), ("", _chat({}, "tool_calls")), ("", b"[DONE]"))
+        await response.write(sse(*pieces))
+        return response
+
+    provider.handler = handler
+    declared = [{"functionDeclarations": [{"name": "weather.get"}]}]
+    method = "streamGenerateContent" if is_stream else "generateContent"
+    body = {**REQUESTS["gemini"][1], "tools": declared}
+    answer = await api.call(f"/api/ai/v1beta/models/gpt-4o:{method}", body)
+    assert provider.requests[-1]["tools"][0]["function"]["name"] == "weather_get"
+    assert b'"functionCall":{"name":"weather.get"' in answer.body
+
+
 async def test_a_tier_that_changes_the_price_is_refused_also_where_the_request_is_translated(
     api: ApiClient, provider: Provider
 ) -> None:
