@@ -1,7 +1,8 @@
 """A provider that answers at once: a bare HTTP/1.1 server on loopback, cheap enough not to count.
 
 Prints its port, then serves until killed: chat completions, whole or as a stream of 100 chunks, and
-Anthropic Messages as such a stream.
+Anthropic Messages as such a stream. Chunks follow each other at once, so that several arrive
+together, or, for requests that hold ONE_BY_ONE, with a pause that a model would need to write them.
 """
 
 import asyncio
@@ -10,6 +11,9 @@ import json
 import uvloop
 
 CHUNKS = 100
+# The `user` of requests whose chunks are to arrive one by one.
+ONE_BY_ONE = "one-by-one"
+PAUSE_SECONDS = 0.005
 USAGE = {"prompt_tokens": 20, "completion_tokens": CHUNKS, "total_tokens": CHUNKS + 20}
 
 
@@ -102,10 +106,11 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
             body = await reader.readexactly(length)
             if b'"stream":true' in body:
                 is_messages = b"/messages " in head
+                pause = PAUSE_SECONDS if ONE_BY_ONE.encode() in body else 0
                 writer.write(STREAM_HEAD + (MESSAGES_START if is_messages else b""))
                 for _ in range(CHUNKS):
                     writer.write(MESSAGES_WORD if is_messages else WORD)
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(pause)
                 writer.write(MESSAGES_END if is_messages else STREAM_END)
             else:
                 writer.write(WHOLE)

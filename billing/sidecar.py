@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 DISCOVER_SECONDS = 0.1
 BOOK_SECONDS = 0.05
+# A transaction costs what booking sixty calls does: when several come at once, wait for more.
+BUSY_CALLS = 3
+BUSY_BOOK_SECONDS = 0.25
 FIND_DEAD_SECONDS = 0.5
 SYNC_SLOTS_SECONDS = 0.25
 RETRY_SECONDS_MAX = 5.0
@@ -87,27 +90,32 @@ class Sidecar:
                 self._books_now.clear()
                 looks = time.monotonic() - looked_at > FIND_DEAD_SECONDS
                 looked_at = time.monotonic() if looks else looked_at
-                pause = BOOK_SECONDS if self._try(looks) else min(pause * 2, RETRY_SECONDS_MAX)
+                pause = _pause(pause, self._try(looks))
             self._try(True)
         finally:
             self._ingester.close()
             connection.close()
 
-    def _try(self, looks_for_dead: bool) -> bool:
-        """Whether everything could be booked that was there."""
+    def _try(self, looks_for_dead: bool) -> int | None:
+        """How many calls were there; None when they could not all be booked."""
         try:
-            self._ingester.ingest(timezone.now(), looks_for_dead=looks_for_dead)
+            return self._ingester.ingest(timezone.now(), looks_for_dead=looks_for_dead)
         except DatabaseError as error:
             log.warning("usage cannot be booked now", error=str(error))
             with suppress(DatabaseError):
                 connection.close()
-            return False
         except Exception:
             # A bug must be loud, and must not end the thread: what it cannot book stays in the
             # journals.
             log.exception("booking usage failed")
-            return False
-        return True
+        return None
+
+
+def _pause(last: float, booked: int | None) -> float:
+    """How long to wait after booking so many, and after having waited `last` before."""
+    if booked is None:
+        return min(last * 2, RETRY_SECONDS_MAX)
+    return BOOK_SECONDS if booked < BUSY_CALLS else BUSY_BOOK_SECONDS
 
 
 class _Watched:

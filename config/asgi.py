@@ -20,7 +20,7 @@ from django.conf import settings  # noqa: E402
 from django.http.request import validate_host  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
-from config import checks, edge, embedded  # noqa: E402
+from config import checks, edge, embedded, garbage  # noqa: E402
 from config.edge import Receive, Scope, Send  # noqa: E402
 from deployments import consumers, sites, socket_urls, uploads  # noqa: E402
 from gateway.app import GatewayApp  # noqa: E402
@@ -91,6 +91,7 @@ class Platform:
                 await sites.start()
                 if settings.EMBEDDED:
                     embedded.start_tasks()
+            garbage.collect_rarely()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise

@@ -44,6 +44,9 @@ class Exchange:
         self._send = send
         self._watch: asyncio.Task[None] | None = None
         self._on_gone: Callable[[], None] | None = None
+        # Asked for once: asking costs a system call each time (CPython 3.11 compares process ids).
+        self._loop = asyncio.get_running_loop()
+        self._streaming: asyncio.Task[Any] | None = None
         self._sent_at = 0.0
         # Who waits for the client to read on, and whether it has waited in vain.
         self._sending: asyncio.Task[Any] | None = None
@@ -139,13 +142,15 @@ class Exchange:
     ) -> None:
         """Begin an event stream that no proxy on the way should buffer or rewrite.
 
+        All of it is sent by the task that begins it, except for pings.
         `ping` is sent whenever nothing else was for so long, so that nobody on the way takes the
         stream for dead. Pieces must be whole messages: it comes between any two of them. A client
         that takes nothing for `stall_seconds` while a piece waits for it counts as gone (0: never).
         """
         extra = [(b"x-accel-buffering", b"no")]
         await self._start(200, b"text/event-stream", b"no-cache, no-transform", None, extra)
-        self._sent_at = asyncio.get_running_loop().time()
+        self._streaming = asyncio.current_task()
+        self._sent_at = self._loop.time()
         if ping:
             self._ping_after(ping, ping_seconds, ping_seconds)
         if stall_seconds:
@@ -153,10 +158,9 @@ class Exchange:
 
     def _check_stall_after(self, stall_seconds: float, wait_seconds: float) -> None:
         """One timer per stream, as for pings."""
-        loop = asyncio.get_running_loop()
 
         def check() -> None:
-            waited = loop.time() - self._sent_at if self._sending is not None else 0.0
+            waited = self._loop.time() - self._sent_at if self._sending is not None else 0.0
             if waited < stall_seconds:
                 self._check_stall_after(stall_seconds, stall_seconds - waited)
                 return
@@ -166,14 +170,13 @@ class Exchange:
             if self._sending is not None:
                 self._sending.cancel()
 
-        self._stall_timer = loop.call_later(wait_seconds, check)
+        self._stall_timer = self._loop.call_later(wait_seconds, check)
 
     def _ping_after(self, ping: bytes, ping_seconds: float, wait_seconds: float) -> None:
         """One timer per stream, armed again only when it fires: sending a piece costs no timer."""
-        loop = asyncio.get_running_loop()
 
         def check() -> None:
-            silent_seconds = loop.time() - self._sent_at
+            silent_seconds = self._loop.time() - self._sent_at
             if silent_seconds < ping_seconds:
                 self._ping_after(ping, ping_seconds, ping_seconds - silent_seconds)
                 return
@@ -182,11 +185,13 @@ class Exchange:
                 self._pinging = asyncio.ensure_future(self._ping(ping))
             self._ping_after(ping, ping_seconds, ping_seconds)
 
-        self._ping_timer = loop.call_later(wait_seconds, check)
+        self._ping_timer = self._loop.call_later(wait_seconds, check)
 
     async def _ping(self, ping: bytes) -> None:
-        with contextlib.suppress(ClientGone):
-            await self.send_piece(ping)
+        if not self.is_gone:
+            with contextlib.suppress(ClientGone):
+                message = {"type": "http.response.body", "body": ping, "more_body": True}
+                await self._send_on(message, self._pinging)
 
     def _stop_pinging(self) -> None:
         if self._ping_timer is not None:
@@ -200,17 +205,18 @@ class Exchange:
         """More of a stream; waits while the client reads slowly. Raises ClientGone."""
         if self.is_gone:
             raise ClientGone
-        await self._send_on({"type": "http.response.body", "body": piece, "more_body": True})
+        message = {"type": "http.response.body", "body": piece, "more_body": True}
+        await self._send_on(message, self._streaming)
 
     async def end_stream(self, piece: bytes = b"") -> None:
         """The last of a stream. Raises ClientGone when the client has stopped reading."""
         self._stop_pinging()
-        await self._send_on({"type": "http.response.body", "body": piece})
+        await self._send_on({"type": "http.response.body", "body": piece}, self._streaming)
 
-    async def _send_on(self, message: dict[str, Any]) -> None:
-        """Send, unless the client takes nothing for too long."""
-        self._sent_at = asyncio.get_running_loop().time()
-        self._sending = task = asyncio.current_task()
+    async def _send_on(self, message: dict[str, Any], task: asyncio.Task[Any] | None) -> None:
+        """Send, unless the client takes nothing for too long; `task` is who is sending."""
+        self._sent_at = self._loop.time()
+        self._sending = task
         try:
             await self._send(message)
         except asyncio.CancelledError:

@@ -612,7 +612,7 @@ async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer
     """Same dialect on both sides: forward bytes, read usage on the way."""
     reader = run.translation.wire(run.candidate).pass_through(run.inspection, run.reply)
     run.write_failure = reader.write_failure
-    async for piece in answer.pieces():
+    while piece := await answer.next_piece():
         relayed_before = reader.relayed_pieces
         forward = reader.feed(piece)
         run.report(reader.usage)
@@ -631,7 +631,7 @@ async def _pump_events(exchange: Exchange, store: Store, run: Run, answer: Answe
     decoder = run.translation.wire(run.candidate).stream_decoder()
     encoder = run.translation.dialect.stream_encoder(run.inspection, run.reply)
     run.write_failure = encoder.write_failure
-    async for piece in answer.pieces():
+    while piece := await answer.next_piece():
         await _forward(exchange, run, encoder, decoder.feed(piece))
     await _forward(exchange, run, encoder, decoder.close())
     terminal = encoder.write_end(run.call.usage(is_whole=True)[0])

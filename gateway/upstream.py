@@ -8,7 +8,7 @@ Must know no dialect and no money.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -129,13 +129,13 @@ class Answer:
         self._response.close()
 
     async def hear(self, *, seconds_max: float) -> None:
-        """Wait for the first piece, which `pieces` will give; no longer than so many seconds.
+        """Wait for the first piece, kept for `next_piece`; no longer than so many seconds.
 
         Raises UpstreamTimedOut, UpstreamCut.
         """
         try:
             async with asyncio.timeout(seconds_max):
-                self._held = await self._next()
+                self._held = await self.next_piece()
         except TimeoutError:
             return
         if not self._held:
@@ -145,7 +145,7 @@ class Answer:
         """The whole body. Raises UpstreamTimedOut, UpstreamCut."""
         parts: list[bytes] = []
         size = 0
-        async for piece in self.pieces():
+        while piece := await self.next_piece():
             parts.append(piece)
             size += len(piece)
             if size > bytes_max:
@@ -155,22 +155,18 @@ class Answer:
     async def read_start(self, bytes_max: int) -> bytes:
         """The first `bytes_max` bytes of the body. Raises UpstreamTimedOut, UpstreamCut."""
         start = b""
-        async for piece in self.pieces():
+        while len(start) < bytes_max and (piece := await self.next_piece()):
             start += piece
-            if len(start) >= bytes_max:
-                break
         return start[:bytes_max]
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises UpstreamTimedOut, UpstreamCut."""
+    async def next_piece(self) -> bytes:
+        """What has arrived since the last time, b"" at the end.
+
+        Raises UpstreamTimedOut, UpstreamCut.
+        """
         if self._held:
             held, self._held = self._held, b""
-            yield held
-        while piece := await self._next():
-            yield piece
-
-    async def _next(self) -> bytes:
-        """What has arrived since the last time, b"" at the end."""
+            return held
         try:
             piece = await self._content.readany()
         except aiohttp.ClientError as error:

@@ -110,8 +110,11 @@ def segment_path(directory: Path, base: int) -> Path:
 
 
 def segment_bases(directory: Path) -> list[int]:
-    """Where the segments begin that are there, ascending."""
-    return sorted(int(path.name[4:], 16) for path in directory.glob("log-*"))
+    """Where the segments begin that are there, ascending; none in a directory that is gone."""
+    names: list[str] = []
+    with suppress(FileNotFoundError):
+        names = os.listdir(directory)
+    return sorted(int(name[4:], 16) for name in names if name.startswith("log-"))
 
 
 def take_lock(directory: Path) -> int | None:

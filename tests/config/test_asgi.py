@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from config import asgi, embedded
+from config import asgi, embedded, garbage
 from config.asgi import Platform
 from tests import factories
 
@@ -310,6 +310,7 @@ async def test_start_and_end_are_answered(
         await stop(self)
 
     monkeypatch.setattr(asgi.GatewayApp, "stop", noted)
+    monkeypatch.setattr(garbage, "collect_rarely", lambda: order.append("collect rarely"))
     sent = await live(Platform(), "startup", "shutdown")
     await sync_to_async(connections.close_all)()
     assert [message["type"] for message in sent] == [
@@ -317,7 +318,7 @@ async def test_start_and_end_are_answered(
         "lifespan.shutdown.complete",
     ]
     # Settling comes first: whoever stops us does not wait for ever.
-    assert order == ["tasks start", "ai stop", "tasks stop"]
+    assert order == ["tasks start", "collect rarely", "ai stop", "tasks stop"]
 
 
 @pytest.mark.parametrize("name", ["KEY_PEPPER", "VAULT_KEY", "SECRET_KEY"])
