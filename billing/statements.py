@@ -203,8 +203,7 @@ def close_all_due(at: datetime) -> int:
 def _make(organization: Organization, month: date, previous: Figures | None) -> Figures:
     """The statement of a month after `previous`, with everything known now."""
     end = _midnight(_next(month))
-    known = _moved(organization, end)
-    known[USAGE] = _used(organization, end)
+    known = known_until_end_of(organization, month)
     stated = previous.stated if previous else {}
     lines = [line for code in LABELS for line in _lines(code, month, known, stated)]
     opening = previous.closing_nanos if previous else 0
@@ -218,6 +217,14 @@ def _make(organization: Organization, month: date, previous: Figures | None) -> 
         previous_digest=digest_of(previous.to_json()) if previous else "",
         **_breakdowns(organization, _midnight(month), end),
     )
+
+
+def known_until_end_of(organization: Organization, month: date) -> Totals:
+    """All that moved the balance until then, as the books have it now: see `Figures.stated`."""
+    end = _midnight(_next(month))
+    known = _moved(organization, end)
+    known[USAGE] = _used(organization, end)
+    return known
 
 
 def _lines(code: str, month: date, known: Totals, stated: Totals) -> Iterator[Line]:

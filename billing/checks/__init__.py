@@ -9,7 +9,7 @@ A check is a function of the rows under check and the report it adds figures and
 further one goes into a module of this package by what it looks at, and into CHECKS.
 """
 
-from billing.checks import balances, consumption, journals, lots, stated
+from billing.checks import balances, consumption, journals, lots, paid, stated
 from billing.checks.balances import COUNTERS as COUNTERS
 from billing.checks.books import Check, books_of, one_moment
 from billing.checks.books import Report as Report
@@ -21,12 +21,18 @@ CHECKS: tuple[Check, ...] = (
     balances.credit_is_not_negative,
     balances.resolutions_fit_their_holds,
     balances.accounts_are_of_the_organization,
+    balances.accounts_are_of_the_purpose,
+    balances.floors_are_in_place,
+    paid.payments_are_what_was_credited,
+    paid.refunds_are_what_was_sent_back,
     consumption.calls_are_recorded_once,
     consumption.usage_is_what_was_charged,
     consumption.each_charge_is_its_calls,
     consumption.rollups_are_what_was_used,
     consumption.costs_compute_again,
+    lots.lots_are_of_their_promotions,
     lots.lots_are_what_was_taken,
+    lots.uses_are_of_their_transfers,
     lots.lots_lie_in_the_balance,
     stated.statements_are_unchanged,
     balances.open_holds,

@@ -9,6 +9,29 @@ from billing.models import LedgerAccount, Transfer
 from billing.money import format_dollars
 
 Phase = Transfer.Phase
+Kind = LedgerAccount.Kind
+Code = Transfer.Code
+# Code to the (debit, credit) accounts of its transfers.
+ACCOUNTS = {
+    Code.TOPUP: [(Kind.PAYMENTS_CLEARING, Kind.CREDITS)],
+    Code.PROMO: [(Kind.PROMOTIONS, Kind.CREDITS)],
+    Code.EXPIRY: [(Kind.CREDITS, Kind.BREAKAGE)],
+    Code.OVERAGE: [(Kind.CREDITS, Kind.OVERAGE_RECEIVABLE)],
+    Code.CORRECTION: [(Kind.CORRECTIONS, Kind.CREDITS), (Kind.CREDITS, Kind.CORRECTIONS)],
+    Code.USAGE: [
+        (Kind.CREDITS, Kind.USAGE_REVENUE),
+        (Kind.OVERAGE_RECEIVABLE, Kind.USAGE_REVENUE),
+    ],
+    Code.REFUND: [
+        (Kind.CREDITS, Kind.PAYMENTS_CLEARING),
+        (Kind.OVERAGE_RECEIVABLE, Kind.PAYMENTS_CLEARING),
+    ],
+    Code.DISPUTE: [
+        (Kind.CREDITS, Kind.PAYMENTS_CLEARING),
+        (Kind.OVERAGE_RECEIVABLE, Kind.PAYMENTS_CLEARING),
+        (Kind.PAYMENTS_CLEARING, Kind.CREDITS),
+    ],
+}
 COUNTERS = (
     "debits_pending_nanos",
     "debits_posted_nanos",
@@ -106,6 +129,34 @@ def accounts_are_of_the_organization(books: Books, report: Report) -> None:
         f"Transfer {transfer.public_id} uses another organization's account."
         for transfer in foreign
     )
+
+
+def accounts_are_of_the_purpose(books: Books, report: Report) -> None:
+    """Each transfer moves between accounts that its code is about; a resolution has its hold's."""
+    is_right = Q()
+    for code, pairs in ACCOUNTS.items():
+        for debit, credit in pairs:
+            is_right |= Q(code=code, debit_account__kind=debit, credit_account__kind=credit)
+    wrong = books.transfers.filter(
+        ~is_right | (Q(pending_transfer__isnull=False) & ~Q(pending_transfer__code=F("code")))
+    )
+    report.differences.extend(
+        f"Transfer {transfer.public_id} ({transfer.get_code_display()}) moves "
+        f"{transfer.amount_nanos} nano-dollars between accounts it has nothing to do with."
+        for transfer in wrong
+    )
+
+
+def floors_are_in_place(books: Books, report: Report) -> None:
+    """Credit, and nothing else, is kept from falling below zero; no more is repaid than is owed."""
+    for account in books.accounts:
+        if account.allows_overdraft == (account.kind == Kind.CREDITS):
+            word = "may" if account.allows_overdraft else "may not"
+            report.differences.append(f"{_name(account)} {word} fall below zero.")
+        if account.kind == Kind.OVERAGE_RECEIVABLE and account.posted_nanos > 0:
+            report.differences.append(
+                f"{_name(account)}: {account.posted_nanos} nano-dollars more are repaid than owed."
+            )
 
 
 def open_holds(books: Books, report: Report) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from billing.models import CreditGrant, LedgerAccount, Transfer, UsageRecord
 from orgs.models import Organization
@@ -33,6 +33,10 @@ class Books:
     transfers: "QuerySet[Transfer]"
     records: "QuerySet[UsageRecord]"
     lots: "QuerySet[CreditGrant]"
+
+    def of_organization(self, path: str = "") -> Q:
+        """The condition of rows that reach their organization by `path`."""
+        return Q() if self.organization is None else Q(**{f"{path}organization": self.organization})
 
 
 Check = Callable[[Books, Report], None]

@@ -93,25 +93,30 @@ ORDER BY charge.id LIMIT 1000
 
 
 def rollups_are_what_was_used(books: Books, report: Report) -> None:
-    """Rollups sum to the usage records per organization, hour (and day) and model (I3)."""
+    """Rollups sum to the usage records per hour (and day) and whatever tells them apart (I3)."""
     slugs = dict(Organization.objects.values_list("pk", "slug"))
     for period, row in _rollup_differences(books):
-        owner, starts_at, model, *off = row
+        starts_at, *dimensions = row[: 1 + len(rollups.DIMENSIONS)]
+        off = row[1 + len(rollups.DIMENSIONS) :]
+        tells = dict(zip(rollups.DIMENSIONS, dimensions, strict=True))
         named = ", ".join(
             f"{name} {value:+}" for name, value in zip(rollups.MEASURES, off, strict=True) if value
         )
         report.differences.append(
-            f"{slugs[owner]}: the rollup of {model} for the {period.lower()} of {starts_at} UTC is "
-            f"off by {named}. `manage.py rebuild_rollups` puts it right."
+            f"{slugs[tells['organization_id']]}: the rollup of {tells['model_requested']} in "
+            f"{tells['deploy_id']} for the {period.lower()} of {starts_at} UTC is off by {named}. "
+            "`manage.py rebuild_rollups` puts it right."
         )
 
 
 def _rollup_differences(books: Books) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """(period, (organization, start, model, rollup minus records per measure)) where not zero."""
+    """(period, (start, each of DIMENSIONS, rollup minus records per measure)) where not zero."""
     owner = "" if books.organization is None else "WHERE organization_id = %s"
     and_owner = owner.replace("WHERE", "AND")
     parameters = [] if books.organization is None else [books.organization.pk] * 2
-    key = "organization_id, starts_at, model_requested"
+    dimensions = ", ".join(rollups.DIMENSIONS)
+    key = f"starts_at, {dimensions}"
+    numbers = ", ".join(str(number + 1) for number in range(1 + len(rollups.DIMENSIONS)))
     names = ", ".join(rollups.MEASURES)
     is_off = " OR ".join(f"SUM({name}) <> 0" for name in rollups.MEASURES)
     for period, trunc, which in (
@@ -128,11 +133,11 @@ def _rollup_differences(books: Books) -> Iterator[tuple[str, tuple[Any, ...]]]:
         with connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {key}, {', '.join(f'SUM({name})' for name in rollups.MEASURES)} FROM ("  # noqa: S608 - our own names only
-                f" SELECT organization_id, {trunc('starts_at')} AS starts_at, model_requested,"
-                f" {names} FROM {rollups.TABLE} WHERE {which} {and_owner}"
-                f" UNION ALL SELECT {key}, {minus} FROM (SELECT organization_id,"
-                f" {trunc('started_at')} AS starts_at, model_requested, {used}"
-                f" FROM billing_usagerecord {owner} GROUP BY 1, 2, 3) AS used"
+                f" SELECT {trunc('starts_at')} AS starts_at, {dimensions}, {names}"
+                f" FROM {rollups.TABLE} WHERE {which} {and_owner}"
+                f" UNION ALL SELECT {key}, {minus} FROM (SELECT"
+                f" {trunc('started_at')} AS starts_at, {dimensions}, {used}"
+                f" FROM billing_usagerecord {owner} GROUP BY {numbers}) AS used"
                 f") AS both_sides GROUP BY {key} HAVING {is_off}"
                 f" ORDER BY {key} LIMIT {ROLLUP_DIFFERENCES_MAX}",
                 parameters,
@@ -143,10 +148,7 @@ def _rollup_differences(books: Books) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 def costs_compute_again(books: Books, report: Report) -> None:
     """Every cost is what its quantities cost at its price version and margin (I10)."""
-    prices = {
-        version.pk: pricing.Price.from_rates(version.pk, version.rates)
-        for version in PriceVersion.objects.all()
-    }
+    prices = _readable_prices(report)
     count = 0
     for record in _quantities(books):
         count += 1
@@ -156,11 +158,28 @@ def costs_compute_again(books: Books, report: Report) -> None:
         except pricing.UnpricedBucket as error:
             report.differences.append(f"Call {_name(books, record)}: no price for {error} tokens.")
             continue
+        except KeyError:
+            report.differences.append(
+                f"Call {_name(books, record)}: there is no readable price version "
+                f"{record.price_version_id}."
+            )
+            continue
         if cost != record.cost_nanos:
             report.differences.append(
                 f"Call {_name(books, record)}: recorded cost {record.cost_nanos}, computed {cost}."
             )
     report.figures.append(("Calls", f"{count:,}"))
+
+
+def _readable_prices(report: Report) -> dict[int, pricing.Price]:
+    """Every price version by its id; one that nobody can read is a difference."""
+    prices = {}
+    for version in PriceVersion.objects.all():
+        try:
+            prices[version.pk] = pricing.Price.from_rates(version.pk, version.rates)
+        except (pricing.UnableToReadRates, AttributeError, TypeError) as error:
+            report.differences.append(f"Price version {version.pk} cannot be read: {error}")
+    return prices
 
 
 def _quantities(books: Books) -> Iterable[Any]:

@@ -3,7 +3,7 @@
 Journals on other hosts cannot be looked into: what the database knows of them is checked.
 """
 
-from django.db.models import F, Sum
+from django.db.models import F, Q, Sum
 
 from billing.checks.books import Books, Report
 from billing.models import DeadLetter, Journal, Lease
@@ -19,9 +19,13 @@ def outstanding_leases() -> dict[int, int]:
 
 
 def closed_journals_hold_nothing(books: Books, report: Report) -> None:
-    """A closed journal has returned all its leases; with none open, nothing is held (I5)."""
+    """A closed or reclaimed journal has returned all its leases; with none open, nothing is held
+
+    (I5).
+    """
+    is_over = Q(journal__closed_at__isnull=False) | Q(journal__reclaimed_at__isnull=False)
     for lease in Lease.objects.filter(
-        journal__closed_at__isnull=False, granted_nanos__gt=F("returned_nanos") + F("used_nanos")
+        is_over, granted_nanos__gt=F("returned_nanos") + F("used_nanos")
     ).select_related("organization"):
         report.differences.append(
             f"The closed journal {lease.journal_id} still holds {lease.outstanding_nanos} "

@@ -1,11 +1,56 @@
 """Checks of promotional credit: lots against their uses and the balance. See `billing.checks`."""
 
-from django.db.models import Q, Sum
+from django.db.models import F, Q, Sum
 
 from billing.checks.books import Books, Report
 from billing.models import GrantUse, LedgerAccount, Transfer
 from billing.money import format_dollars
 from orgs.models import Organization
+
+
+def lots_are_of_their_promotions(books: Books, report: Report) -> None:
+    """Every promotion has its lot, of its amount, in its organization."""
+    is_right = Q(
+        transfer__code=Transfer.Code.PROMO,
+        transfer__phase=Transfer.Phase.POSTED,
+        transfer__organization=F("organization"),
+        transfer__amount_nanos=F("amount_nanos"),
+    )
+    report.differences.extend(
+        f"{lot.organization.slug}: grant {lot.pk} of {lot.amount_nanos} nano-dollars is not what "
+        "its transfer has given."
+        for lot in books.lots.exclude(is_right)
+    )
+    report.differences.extend(
+        f"Transfer {transfer.public_id} gives a promotion of {transfer.amount_nanos} nano-dollars, "
+        "and no grant says what became of it."
+        for transfer in books.transfers.filter(code=Transfer.Code.PROMO, credit_grant__isnull=True)
+    )
+
+
+def uses_are_of_their_transfers(books: Books, report: Report) -> None:
+    """Whatever used a lot took credit of its organization, and as much at least."""
+    uses = GrantUse.objects.filter(grant__in=books.lots).order_by()
+    is_right = Q(
+        transfer__organization=F("grant__organization"),
+        transfer__debit_account__kind=LedgerAccount.Kind.CREDITS,
+        transfer__phase__in=[Transfer.Phase.POSTED, Transfer.Phase.POST_PENDING],
+    )
+    report.differences.extend(
+        f"Grant {use.grant_id}: {use.amount_nanos} nano-dollars are used by transfer "
+        f"{use.transfer.public_id}, which takes no credit of its organization."
+        for use in uses.exclude(is_right).select_related("transfer")
+    )
+    above = (
+        uses.values("transfer__public_id", "transfer__amount_nanos")
+        .annotate(total=Sum("amount_nanos"))
+        .filter(total__gt=F("transfer__amount_nanos"))
+    )
+    report.differences.extend(
+        f"Transfer {row['transfer__public_id']} took {row['transfer__amount_nanos']} nano-dollars, "
+        f"{row['total']} of them from grants."
+        for row in above
+    )
 
 
 def lots_are_what_was_taken(books: Books, report: Report) -> None:

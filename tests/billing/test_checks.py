@@ -1,13 +1,38 @@
 """verify_ledger is silent when the books are right and names what is not, whoever tampered."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from billing import checks, dead_letters, leases, ledger
-from billing.models import DeadLetter, Journal, Lease, LedgerAccount, Transfer, UsageRecord
+from billing import (
+    checks,
+    dead_letters,
+    leases,
+    ledger,
+    payments,
+    refunds,
+    rollups,
+    statements,
+)
+from billing.models import (
+    CreditGrant,
+    DeadLetter,
+    GrantUse,
+    Journal,
+    Lease,
+    LedgerAccount,
+    Payment,
+    PriceVersion,
+    Refund,
+    Statement,
+    Transfer,
+    UsageRecord,
+    UsageRollup,
+)
 from billing.pricing import Usage
 from tests import factories
 from tests.immutability import without_triggers
@@ -157,6 +182,169 @@ def test_money_moved_into_another_organization_is_named(record, tamper, other_or
     grant = Transfer.objects.get(code="PROMO")
     tamper(Transfer, grant.pk, debit_account=theirs)
     assert any("another organization's account" in text for text in differences())
+
+
+# --- What names each other ----------------------------------------------------------------------
+@pytest.fixture
+def payment(organization, record):
+    """Twenty dollars that were paid."""
+    now = timezone.now()
+    payment = Payment.objects.create(
+        organization=organization,
+        kind=Payment.Kind.CHECKOUT,
+        amount_nanos=20 * 10**9,
+        idempotency_key="paid",
+        created_at=now,
+    )
+    payments.credit(payment, amount_nanos=20 * 10**9, provider_payment_id="pi_1", at=now)
+    payment.refresh_from_db()
+    return payment
+
+
+@pytest.fixture
+def refund(payment):
+    """Under way."""
+    return refunds.request(payment, 3 * 10**9, key="back", reason="", by=None, at=timezone.now())
+
+
+def test_a_payment_of_another_amount_than_was_credited_is_named(payment, tamper):
+    assert differences() == []
+    tamper(Payment, payment.pk, amount_nanos=19 * 10**9)
+    assert any(f"Payment {payment.public_id}" in text for text in differences())
+
+
+def test_a_payment_credited_to_another_organization_is_named(payment, tamper, other_organization):
+    tamper(Payment, payment.pk, organization=other_organization)
+    assert any(f"Payment {payment.public_id}" in text for text in differences())
+
+
+def test_credit_that_nobody_paid_for_is_named(organization, record):
+    ledger.top_up(organization.pk, 5, reason="a gift", idempotency_key="gift", at=timezone.now())
+    assert any("no payment names it" in text for text in differences())
+
+
+@pytest.mark.parametrize(
+    ("ends", "fields"),
+    [
+        (None, {"status": "SUCCEEDED"}),
+        (None, {"status": "FAILED"}),
+        (None, {"amount_nanos": 2 * 10**9}),
+        (refunds.complete, {"status": "FAILED"}),
+        (refunds.complete, {"status": "REQUESTED"}),
+        (lambda refund, *, at: refunds.fail(refund, "no", at=at), {"status": "SUCCEEDED"}),
+    ],
+)
+def test_a_refund_that_is_not_what_its_transfers_moved_is_named(refund, tamper, ends, fields):
+    if ends:
+        ends(refund, at=timezone.now())
+    assert differences() == []
+    tamper(Refund, refund.pk, **fields)
+    assert any(f"Refund {refund.public_id}" in text for text in differences())
+
+
+def test_a_refund_made_elsewhere_that_says_another_amount_is_named(payment, tamper):
+    refunds.note_total(payment, 4 * 10**9, at=timezone.now())
+    assert differences() == []
+    tamper(Refund, Refund.objects.get().pk, amount_nanos=10**9)
+    assert any("is not what its transfers moved" in text for text in differences())
+
+
+def test_credit_held_for_no_refund_is_named(refund, record):
+    with without_triggers(connection):
+        refund.delete()
+    assert any("nano-dollars for no refund" in text for text in differences())
+
+
+def test_more_refunded_than_was_paid_is_named(payment, refund, tamper):
+    tamper(Payment, payment.pk, amount_nanos=2 * 10**9)
+    assert any("is refunded 3000000000" in text for text in differences())
+
+
+def test_a_transfer_under_a_wrong_name_is_named(record, tamper):
+    tamper(Transfer, record.transfer_id, code="CORRECTION")
+    assert any("accounts it has nothing to do with" in text for text in differences())
+
+
+@pytest.mark.parametrize("kind", ["CREDITS", "BREAKAGE"])
+def test_a_missing_or_wrong_floor_is_named(organization, record, tamper, kind):
+    account = LedgerAccount.objects.get(organization=organization, kind=kind)
+    tamper(LedgerAccount, account.pk, allows_overdraft=not account.allows_overdraft)
+    assert any(f"{organization.slug}/{kind} may" in text for text in differences())
+
+
+def test_a_grant_that_is_not_what_its_transfer_gave_is_named(record, tamper, other_organization):
+    lot = CreditGrant.objects.get()
+    tamper(CreditGrant, lot.pk, organization=other_organization)
+    assert any("not what its transfer has given" in text for text in differences())
+
+
+def test_a_promotion_without_a_grant_is_named(record):
+    with without_triggers(connection):
+        GrantUse.objects.all().delete()
+        CreditGrant.objects.all().delete()
+    assert any("no grant says what became of it" in text for text in differences())
+
+
+def test_a_grant_used_by_what_took_no_credit_is_named(record, tamper):
+    use = GrantUse.objects.get()
+    tamper(GrantUse, use.pk, transfer=Transfer.objects.get(code="PROMO"))
+    assert any("which takes no credit of its organization" in text for text in differences())
+
+
+@pytest.mark.parametrize("dimension", ["deployment_id", "key_id", "workspace_id"])
+def test_usage_summed_under_another_scope_is_named(record, tamper, dimension):
+    """Budgets read these."""
+    rollups.merge_all()
+    rollup = UsageRollup.objects.filter(period="DAY").get()
+    tamper(UsageRollup, rollup.pk, **{dimension: 999})
+    assert any("rebuild_rollups" in text for text in differences())
+
+
+def test_a_price_that_cannot_be_read_is_a_difference_and_no_crash(record, tamper):
+    tamper(PriceVersion, record.price_version_id, rates={"input": [{"from_input_tokens": 0.5}]})
+    found = differences()
+    assert any(f"Price version {record.price_version_id} cannot be read" in text for text in found)
+    assert any("no readable price version" in text for text in found)
+
+
+def test_a_statement_forged_with_its_digest_is_named(organization, price_of_september):
+    statements.close_due(organization, datetime(2026, 10, 5, tzinfo=UTC))
+    assert differences() == []
+    row = Statement.objects.get()
+    figures = row.figures
+    figures["stated"]["USAGE"]["2026-09"][0] -= 7
+    figures["lines"][-1]["amount_nanos"] -= 7
+    figures["closing_nanos"] -= 7
+    with without_triggers(connection):
+        Statement.objects.update(figures=figures, digest=statements.digest_of(figures))
+    assert any("of USAGE in 2026-09, the books have" in text for text in differences())
+
+
+@pytest.fixture
+def price_of_september(organization):
+    """Credit and a call of a month that is over."""
+    at = datetime(2026, 9, 10, tzinfo=UTC)
+    ledger.grant(organization, 10**9, reason="w", idempotency_key="w", at=at)
+    price = factories.make_price()
+    for hours in range(2):
+        factories.make_call(
+            organization=organization,
+            price=price,
+            usage=Usage(input=9, output=9),
+            started_at=at + timedelta(hours=hours),
+        )
+    return price
+
+
+def test_what_arrives_after_a_statement_is_no_difference(organization, price_of_september):
+    statements.close_due(organization, datetime(2026, 10, 5, tzinfo=UTC))
+    factories.make_call(
+        organization=organization,
+        price=price_of_september,
+        usage=Usage(input=9, output=9),
+        started_at=datetime(2026, 9, 30, tzinfo=UTC),
+    )
+    assert differences() == []
 
 
 def test_one_organization_can_be_checked_alone(record, tamper, organization, other_organization):

@@ -84,9 +84,7 @@ async def is_known(meter, organization, nanos):
 
 @in_thread
 def top_up(organization, nanos):
-    ledger.top_up(
-        organization.pk, nanos, reason="paid", idempotency_key=f"paid {nanos}", at=timezone.now()
-    )
+    factories.make_credit(organization=organization, nanos=nanos)
 
 
 @in_thread
