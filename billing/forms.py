@@ -5,7 +5,7 @@ Forms that move money carry a key made when they were shown: sent twice, they ac
 
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 
@@ -112,17 +112,28 @@ class RefundForm(KeyedForm):
     amount = DollarsField(label="Amount in US dollars")
 
 
-class AutoTopUpForm(forms.Form):
+class NamedForm(forms.Form):
+    """A form on a page with others: its fields' ids begin with its own name."""
+
+    name: ClassVar[str]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"auto_id": f"{self.name}_%s", **options})
+
+
+class AutoTopUpForm(NamedForm):
     """When to buy, how much, and how much a month at most."""
 
+    name = "auto"
     is_enabled = forms.BooleanField(required=False)
     threshold = DollarsField(label="When credit falls below")
     amount = DollarsField(label="Buy")
     monthly_cap = DollarsField(label="At most per month")
 
 
-class AgentTopUpForm(forms.Form):
+class AgentTopUpForm(NamedForm):
     """Whether agents may buy, and how much a month at most."""
 
+    name = "agents"
     is_allowed = forms.BooleanField(required=False)
     monthly_cap = DollarsField(label="At most per month")

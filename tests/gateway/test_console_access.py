@@ -1,5 +1,7 @@
 """Who may open which console page: one case per URL, and a URL without a case fails."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -252,6 +254,16 @@ def test_a_form_sent_after_the_session_ended_is_there_again_after_log_in(
     page = client.post(login.redirect_chain[-1][0], data, follow=True)
     assert page.status_code == 200
     assert scene.url(name).startswith(page.redirect_chain[-1][0])
+
+
+@pytest.mark.parametrize("name", sorted(set(PAGES) - DOWNLOADS))
+def test_an_id_is_on_a_page_once(
+    name: str, scene: Scene, owner_client: Client, settings: Any
+) -> None:
+    """A label with another field's id names, and leads to, the wrong one."""
+    settings.STRIPE_API_KEY = "sk_test_0123456789abcdefghijklmn"
+    ids = Counter(re.findall(r'\sid="([^"]*)"', _text(owner_client.get(scene.url(name)))))
+    assert [found for found, times in ids.items() if times > 1] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
