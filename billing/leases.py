@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from billing import postings
 from billing.models import Journal, Lease, LedgerAccount
@@ -19,6 +19,8 @@ from orgs import failpoints
 # A grant is at least what was asked for, and up to this part of what is available: it shrinks
 # with the credit, so that near zero none of it lies idle in one process.
 SHARE = 8
+# So often a silent journal is looked at before its leases are taken back.
+LOOKS = 12
 RECALL_CHANNEL = "billing_recall"
 
 
@@ -95,7 +97,9 @@ def give_back(journal: str, organization_id: int, *, returned_nanos: int) -> Non
 
 def renew(journal: str, *, at: datetime) -> None:
     """Say that the journal's process lives. Raises LeaseLost."""
-    renewed = Journal.objects.filter(name=journal, reclaimed_at=None).update(renewed_at=at)
+    renewed = Journal.objects.filter(name=journal, reclaimed_at=None).update(
+        renewed_at=at, looks_in_vain=0
+    )
     if not renewed:
         raise LeaseLost(journal)
 
@@ -122,20 +126,36 @@ def reclaim(at: datetime, *, silent_for: timedelta) -> list[str]:
 
     `silent_for` must be longer than a process serves without renewing, plus the longest call: then
     nobody can be spending what is taken back. What such a host ingests later is still charged.
+
+    To be called often: silence is counted in looks, each a part of `silent_for` after the one
+    before, so that a clock that jumps, or is not that of the host, takes nothing from the living.
     """
-    lost = Journal.objects.filter(
-        closed_at=None, reclaimed_at=None, renewed_at__lt=at - silent_for
-    ).values_list("name", flat=True)
     names = []
-    for name in list(lost):
+    lent_to = _running().filter(leases__isnull=False).values_list("name", flat=True).distinct()
+    for name in list(lent_to.order_by("name")):
         with transaction.atomic():
-            journal = Journal.objects.select_for_update().get(name=name)
-            if journal.renewed_at >= at - silent_for or journal.closed_at is not None:
+            journal = _running().select_for_update().filter(name=name).first()
+            if journal is None or not _looks_again(journal, at, silent_for / LOOKS):
                 continue
-            Journal.objects.filter(name=name).update(reclaimed_at=at)
-            close(name)
-        names.append(name)
+            journal.looks_in_vain += 1
+            journal.looked_at = at
+            if journal.looks_in_vain > LOOKS:
+                journal.reclaimed_at = at
+                close(name)
+                names.append(name)
+            journal.save(update_fields=["looks_in_vain", "looked_at", "reclaimed_at"])
     return names
+
+
+def _running() -> "QuerySet[Journal]":
+    return Journal.objects.filter(closed_at=None, reclaimed_at=None)
+
+
+def _looks_again(journal: Journal, at: datetime, pause: timedelta) -> bool:
+    """Whether the last look is long enough ago, or seems to be still to come."""
+    last = journal.looked_at
+    # Who calls this is not exact to the second.
+    return last is None or at < last or at - last >= pause * 0.9
 
 
 def _lease(journal: str, organization_id: int, *, is_holder: bool = True) -> Lease:

@@ -7,7 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from billing import calls, charges, ledger, metering, pricing, rows
+from billing import calls, charges, leases, ledger, metering, pricing, rows
 from billing.models import PriceVersion, Transfer, UsageRecord
 from deployments.models import Deployment, Release
 from gateway.models import ModelRoute
@@ -204,3 +204,9 @@ def make_call(
         row = calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id)
         rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
     return UsageRecord.objects.get(pk=opening.call_id)
+
+
+def reclaim_leases(*, after: datetime) -> list[str]:
+    """What the task does in the hours after a moment in which no host renews its leases."""
+    looks = [after + number * timedelta(minutes=5) for number in range(leases.LOOKS + 1)]
+    return [name for at in looks for name in metering.reclaim_leases(at)]

@@ -23,6 +23,9 @@ class Journal(models.Model):
     closed_at = models.DateTimeField(null=True, blank=True)
     # Its host was silent for too long: its leases were taken back, its records are still awaited.
     reclaimed_at = models.DateTimeField(null=True, blank=True)
+    # How often it was found not renewed since it was looked at before, and when that was.
+    looks_in_vain = models.PositiveSmallIntegerField(default=0)
+    looked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ("-created_at",)

@@ -77,6 +77,12 @@ def lease_of(meter, organization):
     return meter.purse._leases[organization.pk]
 
 
+@in_thread
+def silence():
+    """An hour in which no host renews its leases, although they live."""
+    return factories.reclaim_leases(after=timezone.now())
+
+
 async def is_known(meter, organization, nanos):
     """Whether this process knows of so much credit on lease."""
     return lease_of(meter, organization).granted == nanos
@@ -375,13 +381,27 @@ async def test_another_process_gets_what_this_one_does_not_use(meter, organizati
     assert await differences() == []
 
 
+async def test_a_process_that_renews_keeps_its_leases_whatever_the_clock_says(
+    meter, organization, opening
+):
+    call = await meter.open(opening())
+    now = timezone.now()
+    for hours in (0, 1, 10**5, -1, 2, 10**5):
+        for _ in range(leases.LOOKS):
+            assert await in_thread(metering.reclaim_leases)(now + timedelta(hours=hours)) == []
+        await in_thread(leases.renew)(meter.journal.name, at=now)
+    await call.settle(ending())
+    assert await leased(organization) > 0
+
+
 async def test_a_lease_that_was_taken_back_ends_the_process(organization, opening):
     ended = []
     meter = metering.Meter(on_failure=lambda: ended.append(True))
     await meter.start()
     await (await meter.open(opening())).settle(ending())
-    later = timezone.now() + timedelta(hours=2)
-    assert await in_thread(metering.reclaim_leases)(later) == [meter.journal.name]
+    # A clock that is wrong by hours takes nothing.
+    assert await in_thread(metering.reclaim_leases)(timezone.now() + timedelta(hours=2)) == []
+    assert await silence() == [meter.journal.name]
     assert await leased(organization) == 0
     with pytest.raises(metering.BillingUnavailable):
         await meter.open(opening(hold_nanos=900_000))
