@@ -273,13 +273,13 @@ def _tell_owners(payment: Payment, failure: str) -> None:
     if not addresses:
         return
     text = (
-        f"Automatic top-ups of {format_dollars(payment.amount_nanos)} for {organization} were "
+        f"Automatic top-ups of {format_dollars(payment.amount_nanos)} for {organization.name} were "
         f"declined {DECLINES_MAX} times in a row and are now switched off.\n\n"
         f"The last answer was: {failure}\n\n"
         "Calls are refused when the credit is used up. Top up with another payment method and "
         f"switch it on again:\n{settings.PUBLIC_URL}/console/{organization.slug}/credit/\n"
     )
     try:
-        send_mail(f"Automatic top-up of {organization} is switched off", text, None, addresses)
+        send_mail(f"Automatic top-up of {organization.name} is switched off", text, None, addresses)
     except OSError as error:
         log.error("mail_not_sent", about="auto top-up", error=str(error))

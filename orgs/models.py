@@ -96,7 +96,8 @@ class Organization(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name
+        # Two may have the same name, and staff choose one of them to give money to.
+        return f"{self.name} ({self.slug})"
 
     def is_suspended(self, *, at: datetime) -> bool:
         """Whether staff have stopped its AI calls and deploys at `at`."""

@@ -10,12 +10,14 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.widgets import AutocompleteSelect
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import action
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import expiry, grants, ledger, money, usage
 from billing.forms import DollarsField
@@ -50,6 +52,15 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
+class OrganizationField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """An organization, found by what staff type: there may be thousands."""
+
+    def __init__(self) -> None:
+        asked = OrganizationTerms._meta.get_field("organization")
+        widget = AutocompleteSelect(asked, admin.site)
+        super().__init__(queryset=Organization.objects.all(), widget=widget)
+
+
 class ReasonedForm(forms.Form):
     """Why, and a key made when the form is shown: sent twice, it acts once."""
 
@@ -64,9 +75,7 @@ class ReasonedForm(forms.Form):
 class GrantForm(ReasonedForm):
     """Who gets how much credit, why, and until when."""
 
-    organization = forms.ModelChoiceField(
-        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
-    )
+    organization = OrganizationField()
     amount = DollarsField(label="Amount in US dollars", widget=UnfoldAdminTextInputWidget)
     expires_on = forms.DateField(
         label="Last day (UTC)",
@@ -89,9 +98,7 @@ class GrantForm(ReasonedForm):
 class CorrectionForm(ReasonedForm):
     """Whose credit is put right, by how much, and why."""
 
-    organization = forms.ModelChoiceField(
-        queryset=Organization.objects.all(), widget=UnfoldAdminSelectWidget
-    )
+    organization = OrganizationField()
     amount = DollarsField(
         label="Amount in US dollars",
         is_signed=True,
@@ -422,7 +429,16 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     date_hierarchy = "started_at"
     show_full_result_count = False
     exclude = ("cost_nanos", "held_nanos")
-    readonly_fields = ("call_id", "tokens", "cost", "held")
+    readonly_fields = ("call_id", "tokens", "cost", "bill", "held")
+
+    @admin.display(description="How the cost came about")
+    def bill(self, record: UsageRecord) -> str:
+        """The lines of the bill and their sum, as members see them."""
+        explanation = usage.explain(record)
+        lines = [line.formula for line in explanation.lines]
+        return format_html_join(
+            "", "<div>{}</div>", [(text,) for text in (*lines, explanation.formula)]
+        )
 
     @admin.display(description="Tokens")
     def tokens(self, record: UsageRecord) -> str:

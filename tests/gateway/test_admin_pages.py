@@ -271,6 +271,37 @@ def test_members_without_staff_rights_get_no_admin(owner_client: Client) -> None
     assert owner_client.get("/admin/").status_code == 302
 
 
+def test_organizations_of_the_same_name_are_told_apart_where_credit_is_granted(
+    staff_client: Client,
+) -> None:
+    """They are looked up by what staff type, not listed: there may be thousands."""
+    twins = [factories.make_organization(name="Twin") for _ in range(2)]
+    form = staff_client.get(reverse("admin:billing_ledgeraccount_grant_credit"))
+    page = form.content.decode()
+    assert "Twin" not in page
+    assert "select2" in page
+    source = form.context["form"].fields["organization"].widget.build_attrs({})
+    names = {"app_label": source["data-app-label"], "model_name": source["data-model-name"]}
+    query = {**names, "field_name": source["data-field-name"], "term": "twin"}
+    found = staff_client.get(reverse("admin:autocomplete"), query).json()["results"]
+    assert sorted(row["text"] for row in found) == sorted(f"Twin ({one.slug})" for one in twins)
+
+
+def test_staff_find_a_call_by_its_id_and_how_its_cost_came_about(
+    organization: Organization, staff_client: Client
+) -> None:
+    factories.make_credit(organization=organization)
+    call = factories.make_call(
+        organization=organization,
+        price=factories.make_price(model="explained", input_nanos=2_000_000_000),
+        usage=Usage(input=1_500_000),
+    )
+    found = staff_client.get(_list_url(UsageRecord), {"q": call.request_id}).content.decode()
+    assert str(call.pk) in found
+    page = staff_client.get(reverse("admin:billing_usagerecord_change", args=[call.pk]))
+    assert "1,500,000 input × $2 / 1M = $3" in page.content.decode()
+
+
 def test_granting_credit_is_one_transfer_however_often_the_form_is_sent(
     organization: Organization, secrets: list[str], staff_client: Client
 ) -> None:
