@@ -8,6 +8,7 @@ and `usage` if asked for, `data: [DONE]`. `cached_tokens` is a part of `prompt_t
 Pure: no clock, no network; knows no provider.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,7 +66,10 @@ FINISH_REASONS = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
+    "model_length": FinishReason.LENGTH,  # Mistral's word for a full context window
 }
+# Said of an answer that broke off: OpenRouter's word, DeepSeek's word.
+BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
 
 
 def read_usage_object(usage: Any) -> Usage | None:
@@ -423,7 +427,7 @@ class ChatUpstream:
             Started(_text(body.get("id")), _text(body.get("model")), _created(body))
         ]
         for position, choice in enumerate(choices):
-            events.extend(_read_choice(choice, position))
+            events.extend(_read_choice(choice, position, _identity(body)))
         if usage := read_usage_object(body.get("usage")):
             events.append(UsageReported(usage))
         events.append(Ended())
@@ -498,10 +502,29 @@ def _read_citations(message: Json, index: int) -> list[Event]:
     ]
 
 
-def _read_choice(choice: Any, position: int) -> list[Event]:
+def _identity(body: Json) -> str:
+    """What tells an answer from others."""
+    return f"{_text(body.get('id'))} {_created(body)}"
+
+
+def _make_call_id(identity: str, choice: int, number: int) -> str:
+    """An id for a call without one, which its result must name: unlike those of other answers."""
+    digest = hashlib.sha256(f"{identity}\n{choice}\n{number}".encode()).hexdigest()
+    return f"call_{digest[:24]}"
+
+
+def _arguments(function: Json) -> str:
+    """A call's arguments: JSON as text or, as some servers have it, as an object."""
+    arguments = function.get("arguments")
+    return orjson.dumps(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
+
+
+def _read_choice(choice: Any, position: int, identity: str) -> list[Event]:
     """A whole choice of a non-streamed answer. Azure leaves out a message that was filtered."""
     if not isinstance(choice, dict) or not ("message" in choice or choice.get("finish_reason")):
         raise UnreadableAnswer("A choice has no message.")
+    if _text(choice.get("finish_reason")) in BROKEN_OFF:
+        raise UnreadableAnswer("The answer broke off.")
     index = _whole_number(choice.get("index"), position)
     message = _object(choice.get("message"))
     events = _read_texts(message, choice, index)
@@ -509,10 +532,9 @@ def _read_choice(choice: Any, position: int) -> list[Event]:
         events.append(TextDelta("", index))  # written and empty is not the same as absent
     for number, call in enumerate(_objects(message.get("tool_calls"))):
         function = _object(call.get("function"))
-        events.append(
-            ToolCallStarted(number, _text(call.get("id")), _text(function.get("name")), index)
-        )
-        events.append(ToolCallDelta(number, _text(function.get("arguments")), index))
+        call_id = _text(call.get("id")) or _make_call_id(identity, index, number)
+        events.append(ToolCallStarted(number, call_id, _text(function.get("name")), index))
+        events.append(ToolCallDelta(number, _arguments(function), index))
     reason = FINISH_REASONS.get(_text(choice.get("finish_reason")), FinishReason.STOP)
     events.append(ChoiceFinished(reason, index))
     return events
@@ -527,7 +549,8 @@ class ToolCalls:
     fresh one with every piece.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
         self._current: dict[int, tuple[int, str]] = {}
         self._count = 0
 
@@ -542,8 +565,9 @@ class ToolCalls:
             known = (self._count, call_id)
             self._current[key] = known
             self._count += 1
-            events.append(ToolCallStarted(known[0], call_id, name, choice))
-        if arguments := _text(function.get("arguments")):
+            given_id = call_id or _make_call_id(self._identity, choice, known[0])
+            events.append(ToolCallStarted(known[0], given_id, name, choice))
+        if arguments := _arguments(function):
             events.append(ToolCallDelta(known[0], arguments, choice))
         return events
 
@@ -553,6 +577,7 @@ class ChatStreamDecoder:
 
     def __init__(self) -> None:
         self._messages = sse.Decoder()
+        self._identity = ""
         self._started = False
         self._ended = False
         self._calls: dict[int, ToolCalls] = {}
@@ -585,7 +610,7 @@ class ChatStreamDecoder:
         events: list[Event] = []
         # Azure begins with a chunk of filter results that has neither.
         if not self._started and (chunk.get("model") or chunk.get("choices")):
-            self._started = True
+            self._started, self._identity = True, _identity(chunk)
             events.append(
                 Started(_text(chunk.get("id")), _text(chunk.get("model")), _created(chunk))
             )
@@ -598,10 +623,13 @@ class ChatStreamDecoder:
     def _read_choice(self, choice: Json, index: int) -> list[Event]:
         delta = _object(choice.get("delta"))
         events = _read_texts(delta, choice, index)
-        calls = self._calls.setdefault(index, ToolCalls())
+        calls = self._calls.setdefault(index, ToolCalls(self._identity))
         for position, call in enumerate(_objects(delta.get("tool_calls"))):
             events.extend(calls.read(call, position, index))
         reason = _text(choice.get("finish_reason"))
+        if reason in BROKEN_OFF:
+            self._ended = True
+            return [*events, Failed("The answer broke off.", reason)]
         if reason and index not in self._finished:
             self._finished.add(index)
             events.append(ChoiceFinished(FINISH_REASONS.get(reason, FinishReason.STOP), index))

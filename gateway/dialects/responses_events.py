@@ -126,6 +126,8 @@ class AnswerReader:
         self.has_ended = True
         native = _text(_object(response.get("incomplete_details")).get("reason"))
         reason = REASONS.get(native)
+        if reason is None and response.get("status") == "incomplete":
+            reason = FinishReason.LENGTH  # for a reason that is not known yet, cut short it is
         if reason is None:
             reason = FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP
         events.append(ChoiceFinished(reason, native=native or _text(response.get("status"))))

@@ -1,6 +1,7 @@
 """The chat dialect beyond its recordings: usage, odd servers, forwarding, and hostile answers."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -687,6 +688,45 @@ def test_sources_of_a_model_that_searches_are_read_whole_and_streamed() -> None:
     chunk = {"model": "m", "choices": [{"index": 0, "delta": said}]}
     streamed = UPSTREAM.stream_decoder().feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
     assert streamed[1:] == [TextDelta("So."), *cited]
+
+
+def read_both(message: dict[str, Any], finish: str = "tool_calls") -> list[list[Any]]:
+    """The events of an answer, whole and streamed."""
+    head = {"id": "a", "model": "m", "created": 1}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    chunk = {**head, "choices": [{"index": 0, "delta": message, "finish_reason": finish}]}
+    data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+    streamed = UPSTREAM.stream_decoder().feed(data)
+    return [list(UPSTREAM.read_response({**head, "choices": [choice]})), streamed]
+
+
+def test_a_call_without_an_id_gets_one_and_arguments_may_be_an_object() -> None:
+    calls = [{"function": {"name": name, "arguments": {"a": 1}}} for name in ("f", "g")]
+    whole, streamed = (
+        [event for event in events if isinstance(event, ToolCallStarted | ToolCallDelta)]
+        for events in read_both({"tool_calls": calls})
+    )
+    assert whole == streamed
+    ids = [event.call_id for event in whole if isinstance(event, ToolCallStarted)]
+    assert all(re.fullmatch(r"call_[0-9a-f]{24}", call_id) for call_id in ids)
+    assert len(set(ids)) == 2
+    pieces = [event.json_piece for event in whole if isinstance(event, ToolCallDelta)]
+    assert pieces == ['{"a":1}'] * 2
+
+
+@pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])
+def test_an_answer_that_broke_off_is_no_whole_one(finish: str) -> None:
+    with pytest.raises(UnreadableAnswer):
+        read_both({"content": "So"}, finish)
+    choice = {"index": 0, "delta": {"content": "So"}, "finish_reason": finish}
+    data = b"data: " + json.dumps({"model": "m", "choices": [choice]}).encode() + b"\n\n"
+    events = UPSTREAM.stream_decoder().feed(data)
+    assert events[1:] == [TextDelta("So"), Failed("The answer broke off.", finish)]
+
+
+def test_a_full_window_is_a_limit() -> None:
+    for events in read_both({"content": "So"}, "model_length"):
+        assert ChoiceFinished(FinishReason.LENGTH) in events
 
 
 def test_azures_filtered_choice_has_no_message_and_says_why() -> None:

@@ -679,6 +679,13 @@ def test_an_answer_that_comes_only_at_the_end_loses_nothing() -> None:
     ]
 
 
+def test_an_answer_cut_short_for_a_reason_of_tomorrow_is_not_whole() -> None:
+    response = {"id": "r", "model": "m", "status": "incomplete", "output": []}
+    response["incomplete_details"] = {"reason": "made_up"}
+    events = decode([stream_of({"type": "response.incomplete", "response": response})])
+    assert ChoiceFinished(FinishReason.LENGTH, native="made_up") in events
+
+
 def test_parts_of_a_summary_are_paragraphs() -> None:
     summary = [{"type": "summary_text", "text": text} for text in ("One", "Two")]
     item = {"type": "reasoning", "id": "rs_1", "summary": summary, "encrypted_content": "gAAAA"}
