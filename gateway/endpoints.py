@@ -153,8 +153,12 @@ def _describe_for_gemini(candidate: Candidate) -> dict[str, Any]:
 
 
 async def show_response(exchange: Exchange, services: Services, response_id: str) -> None:
-    """`GET /responses/{id}`: an answer that was kept."""
+    """`GET /responses/{id}`: an answer that was kept, whole: its stream is not."""
     caller, _ = await authenticate(exchange.headers, services.snapshot)
+    if parse_qs(exchange.query).get("stream", [""])[-1].lower() == "true":
+        raise refusals.unsupported_value(
+            "stream", "A kept response is given whole: its stream cannot be heard again."
+        )
     kept = await _kept(services, caller, response_id)
     await exchange.send_json(200, kept["response"])
 

@@ -450,6 +450,8 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
     parameters = request.parameters
     effort = openai_models.effort(upstream_model, parameters.reasoning_effort)
     refused = openai_models.refused_parameters(upstream_model, effort)
+    if parameters.logprobs and "logprobs" in refused:
+        raise refusals.unsupported_value("logprobs", "'logprobs' is not offered by this model.")
     body: Json = {
         **{name: value for name, value in parameters.extra.items() if name not in refused},
         "model": upstream_model,

@@ -93,3 +93,15 @@ def test_an_answer_that_anthropics_client_began_is_gone_on_with_or_refused(
     body["messages"] = messages[:1]
     request = CLIENT_DIALECTS["anthropic"].read_request(body)
     UPSTREAM_DIALECTS[wire].write_request(request, Target(model, 100))
+
+
+def test_what_a_model_that_reasons_cannot_tell_is_refused() -> None:
+    """OpenAI refuses it, too; left out, a client would wait for it in vain."""
+    asked = {"generationConfig": {"responseLogprobs": True}}
+    contents = [{"role": "user", "parts": [{"text": "Hi"}]}]
+    body = {"model": "m", "contents": contents, **asked}
+    request = CLIENT_DIALECTS["gemini"].read_request(body)
+    with pytest.raises(Refusal) as refused:
+        UPSTREAM_DIALECTS["openai_chat"].write_request(request, Target("gpt-5", 100))
+    assert refused.value.param == "logprobs"
+    UPSTREAM_DIALECTS["openai_chat"].write_request(request, Target("gpt-4o", 100))

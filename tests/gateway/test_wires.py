@@ -288,6 +288,10 @@ async def test_responses_are_kept_read_continued_and_deleted(
 
     read = await api.call(f"/responses/{kept['id']}", method="GET")
     assert read.json["output"] == kept["output"]
+    path = f"/responses/{kept['id']}"
+    again = await api.call(path, method="GET", query=b"stream=true")
+    assert (again.status, again.json["error"]["param"]) == (400, "stream")
+    assert (await api.call(path, method="GET", query=b"stream=false")).status == 200
     items = await api.call(f"/responses/{kept['id']}/input_items", method="GET")
     assert items.json["data"][0]["content"][0]["text"] == "Hi"
     assert items.json["has_more"] is False
