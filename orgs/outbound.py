@@ -33,8 +33,11 @@ def check_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
         raise UnableToPost("This is no address.") from None
+    if any(character.isspace() for character in url):
+        raise UnableToPost("Leave spaces out of the address.")
     schemes = ("https", "http") if settings.WEBHOOKS_TO_LOOPBACK else ("https",)
     if parts.scheme not in schemes or not parts.hostname or port == 0:
         raise UnableToPost("Give an address that begins with https:// and names a host.")

@@ -254,6 +254,9 @@ def test_the_database_refuses_an_event_twice_and_one_that_was_heard_and_is_due(
         "https://[::1/",
         "https://example.com/" + "a" * 500,
         "javascript:alert(1)",
+        "https://exa mple.com/hook",
+        "https://example.com/my hook",
+        "https://example.com/\tho\nok",
         "",
     ],
 )
