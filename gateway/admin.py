@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.widgets import (
@@ -20,6 +20,7 @@ from unfold.widgets import (
 from gateway import allowances, credentials, keys
 from gateway import forms as limit_forms
 from gateway.models import Alert, GatewayKey, Limit, ModelRoute, ProviderCredential
+from orgs.admin import ask_first
 
 
 @admin.register(GatewayKey)
@@ -64,13 +65,17 @@ class GatewayKeyAdmin(ModelAdmin):
         return False
 
     @admin.action(description="Revoke all keys of these deployments", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[GatewayKey]) -> None:
-        """Refuses the deployments' keys everywhere within a second."""
+    def revoke(self, request: HttpRequest, queryset: QuerySet[GatewayKey]) -> HttpResponse | None:
+        """Refuses the deployments' keys everywhere within a second, once that was confirmed."""
+        warning = "Every key of these deployments is refused within a second: apps lose access."
+        if page := ask_first(self, request, queryset, "Revoke keys", warning):
+            return page
         now = timezone.now()
         count = sum(
             keys.revoke_all(key.deployment, at=now) for key in queryset.select_related("deployment")
         )
         self.message_user(request, f"Revoked {count} key(s).", messages.SUCCESS)
+        return None
 
 
 class CredentialForm(forms.ModelForm):  # type: ignore[type-arg]

@@ -8,10 +8,12 @@ from typing import Any
 
 from allauth.account.models import EmailAddress
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -31,6 +33,33 @@ from orgs.models import (
 admin.site.unregister(Group)
 # A person has one address, on User; allauth keeps its own list of them for verification.
 admin.site.unregister(EmailAddress)
+
+
+ROWS_NAMED_MAX = 20
+
+
+def ask_first(
+    model_admin: ModelAdmin, request: HttpRequest, queryset: QuerySet[Any], title: str, warning: str
+) -> HttpResponse | None:
+    """The page that asks before an action of a list is carried out; None once it was confirmed."""
+    if request.POST.get("confirmed"):
+        return None
+    count = queryset.count()
+    context = model_admin.admin_site.each_context(request) | {
+        "title": title,
+        "warning": warning,
+        "rows": queryset[:ROWS_NAMED_MAX],
+        "more": max(0, count - ROWS_NAMED_MAX),
+        # What the list sent, so that the same rows are meant when this page is sent.
+        "kept": [
+            (name, value)
+            for name in ("action", "select_across", "index", ACTION_CHECKBOX_NAME)
+            for value in request.POST.getlist(name)
+        ],
+        "back_url": request.get_full_path(),
+        "opts": model_admin.model._meta,
+    }
+    return render(request, "admin/orgs/confirm_action.html", context)
 
 
 class NewUserForm(UserCreationForm):
@@ -153,12 +182,16 @@ class WorkspaceTokenAdmin(ModelAdmin):
         return False
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Refuses the tokens from now on."""
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """Refuses the tokens from now on, once that was confirmed."""
+        warning = "Whoever uses them is refused at once. This cannot be undone."
+        if page := ask_first(self, request, queryset, "Revoke tokens", warning):
+            return page
         now = timezone.now()
         for token in queryset:
             tokens.revoke(token, at=now)
         self.message_user(request, f"Revoked {len(queryset)} token(s).", messages.SUCCESS)
+        return None
 
 
 class ReadOnlyAdmin(ModelAdmin):

@@ -1,5 +1,6 @@
 """Every admin page opens, and none shows or loses a secret."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -482,7 +483,13 @@ def test_staff_revoke_tokens_and_keys(
     for model in (WorkspaceToken, GatewayKey):
         row = model.objects.get()
         data = {"action": "revoke", "_selected_action": [row.pk]}
-        assert staff_client.post(_list_url(model), data).status_code == 302
+        asked = staff_client.post(_list_url(model), data)
+        assert str(row) in asked.content.decode()
+        row.refresh_from_db()
+        assert row.revoked_at is None
+        hidden = r'type="hidden" name="([a-z_]+)" value="([^"]*)"'
+        confirmed = dict(re.findall(hidden, asked.content.decode()))
+        assert staff_client.post(_list_url(model), confirmed).status_code == 302
         row.refresh_from_db()
         assert row.revoked_at is not None
 
