@@ -35,6 +35,8 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "all_audio_input": ("audio_input", "audio_cache_read"),
 }
 CALLS, COST = "calls", "cost"
+# What a column of ours could hold.
+COUNT_MAX = 2**63 - 1
 OPENAI_FIELDS = {
     "num_model_requests": CALLS,
     "input_tokens": "all_input",
@@ -86,10 +88,12 @@ def _count(text: object, where: str) -> int:
     """A whole number that is not negative. Raises UnableToReadExport."""
     try:
         value = Decimal(str(text).replace(",", "").strip())
-        whole = int(value)
+        # Before it is made an int: 1E999999 would be a number of a million digits.
+        is_count = not isinstance(text, bool) and 0 <= value <= COUNT_MAX
+        whole = int(value) if is_count else -1
     except (InvalidOperation, ValueError, OverflowError):
-        raise UnableToReadExport(f"{where}: {text!r} is not a whole number.") from None
-    if isinstance(text, bool) or whole != value or whole < 0:
+        whole = -1
+    if whole < 0 or whole != value:
         raise UnableToReadExport(f"{where}: {text!r} is not a whole number.")
     return whole
 
@@ -98,9 +102,11 @@ def _nanos(text: str, where: str) -> int:
     """Dollars, whatever their decimals, to the nearest nano-dollar. Raises UnableToReadExport."""
     try:
         value = Decimal(text.replace(",", "").replace("$", "").strip()) * NANOS_PER_DOLLAR
-        return int(value.to_integral_value())
+        if abs(value) <= COUNT_MAX:
+            return int(value.to_integral_value())
     except (InvalidOperation, ValueError, OverflowError):
-        raise UnableToReadExport(f"{where}: {text!r} is not an amount of dollars.") from None
+        pass
+    raise UnableToReadExport(f"{where}: {text!r} is not an amount of dollars.") from None
 
 
 def _told(name: str, text: str, where: str) -> int:
@@ -130,6 +136,8 @@ def _buckets(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UnableToReadExport(
             f"line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
+        raise UnableToReadExport(f"The file cannot be read as JSON: {error}.") from None
     is_list = isinstance(pages, list)
     pages = pages if is_list else [pages]
     for number, page in enumerate(pages):
@@ -197,6 +205,7 @@ def _table(text: str, *, header_has: str = "") -> Iterator[tuple[int, dict[str, 
             if header is None:
                 if not header_has or header_has in cells:
                     header = [cell.strip().removeprefix("\ufeff") for cell in cells]
+                    _require_different(header, reader.line_num)
                     yield reader.line_num, dict.fromkeys(header, "")
             elif any(cell.strip() for cell in cells):
                 if len(cells) != len(header):
@@ -209,6 +218,12 @@ def _table(text: str, *, header_has: str = "") -> Iterator[tuple[int, dict[str, 
         raise UnableToReadExport(f"line {reader.line_num}: {error}.") from None
     if header is None:
         raise UnableToReadExport(f"line 1: there is no header with {header_has or 'columns'!r}.")
+
+
+def _require_different(header: list[str], line: int) -> None:
+    """Of two columns with one name nobody could say which is meant. Raises UnableToReadExport."""
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise UnableToReadExport(f"line {line}: there are two columns {twice[0]!r}.")
 
 
 def read_csv(
@@ -266,6 +281,8 @@ def _read_google(text: str, models: Iterable[str]) -> Export:
             others += 1
             continue
         first, last = (_day(cells[name], f"line {line}, column {name}") for name in needed[2:])
+        if last < first:
+            raise UnableToReadExport(f"line {line}: it ends on {last}, before it begins.")
         model, quantity = _of_sku(cells[GOOGLE_HEADER], known)
         told = {quantity: _count(cells["Usage amount"], f"line {line}, column Usage amount")}
         if is_in_dollars and cost:

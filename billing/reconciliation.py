@@ -154,7 +154,7 @@ def describe(line: Difference) -> dict[str, Any]:
 
 # --- Our side ----------------------------------------------------------------------------------
 def _ours(provider: str, first: date, last: date, zone: ZoneInfo, names: set[str]) -> Ours:
-    """Calls and tokens per day and model, from rollups: hours fit into the days of any zone."""
+    """Calls and tokens per day and model, from rollups: `zone` has whole hours of offset."""
     found: Ours = {}
     hours = UsageRollup.objects.filter(
         _within("starts_at", first, last, zone), period=rollups.HOUR, provider=provider

@@ -192,6 +192,7 @@ def test_json_has_every_line_and_the_ones_that_are_off(three_calls, run):
         (("--from", "now"), "'now' is not a date like 2026-01-31"),
         (("--from", "2025-10-06"), "There is no day from 2025-10-06 to 2025-10-05"),
         (("--timezone", "Mars/Base"), "'Mars/Base' is no time zone"),
+        (("--timezone", "Asia/Kolkata"), "Days of Asia/Kolkata begin within an hour"),
         (("--column", "day=x"), "--column belongs to --format csv"),
         (("--format", "csv"), "needs --column day"),
         (("--format", "csv", "--column", "what=x"), "--column what=x: give one of"),

@@ -4,7 +4,7 @@ import getpass
 import hashlib
 import json
 import sys
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Command(BaseCommand):
             export,
             first=first,
             last=last,
-            zone=_zone(options["timezone"] or ZONES.get(form, "UTC")),
+            zone=_zone(options["timezone"] or ZONES.get(form, "UTC"), first),
             tolerance_percent=_percent(options["tolerance"]),
         )
         reconciliation.record(
@@ -175,11 +175,17 @@ def _day(text: str) -> date:
         raise CommandError(f"{text!r} is not a date like 2026-01-31.") from None
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str, day: date) -> ZoneInfo:
     try:
-        return ZoneInfo(name)
+        zone = ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
         raise CommandError(f"{name!r} is no time zone like America/Los_Angeles.") from None
+    offset = datetime.combine(day, time(), zone).utcoffset() or timedelta()
+    if offset % timedelta(hours=1):
+        raise CommandError(
+            f"Days of {name} begin within an hour of UTC; usage is kept by the hour."
+        )
+    return zone
 
 
 def _percent(text: str) -> Decimal:
