@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-from tests.faults.client import Clients
+from tests.faults.client import Clients, until
 from tests.faults.invariants import violations
 from tests.faults.platform import wait_for
 
@@ -71,6 +71,35 @@ def test_killed_at_any_arrow_every_call_is_exact(platform, upstream, place):
     books = platform.settle()
     assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
     assert after.saw_end
+
+
+def test_killed_after_the_request_was_sent_and_before_anything_came_costs_nothing(
+    platform, upstream
+):
+    process, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+    names = ["stream", "whole"]
+    upstream.silent = set(names)
+
+    async def scenario() -> None:
+        calls = [
+            asyncio.create_task(clients.call(name, is_stream=name == "stream")) for name in names
+        ]
+        await until(lambda: set(names) <= upstream.generated.keys())
+        process.kill()
+        await asyncio.gather(*calls)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        upstream.silent = set()
+    _, clients.ports[0] = platform.start_web()
+    after = asyncio.run(clients.call("after"))
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert after.saw_end
+    crashed = [record for record in books.records if record["status"] == "CRASHED"]
+    assert [(record["source"], record["cost"]) for record in crashed] == [("NONE", 0)] * 2
 
 
 @pytest.mark.parametrize("place", ["ingest.in_recovery", "ingest.in_removal"])
