@@ -144,6 +144,8 @@ def deployment_detail(request: ConsoleRequest, deploy_id: str) -> HttpResponse:
         "url": directory.url_of(deployment),
         "releases": shown,
         "last_failure": _latest_failure(shown),
+        "is_deploying": deployment.deleted_at is None
+        and any(release.status == Release.Status.PENDING for release in shown),
         "variables": _variables(deployment),
         "overridden": environment.overridden_names(deployment, GATEWAY_VARIABLES),
         "log": _log(deployment),

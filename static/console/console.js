@@ -105,7 +105,10 @@
   const REFRESH_MS = 4000;
   setInterval(() => {
     if (document.hidden || !window.htmx) return;
-    for (const part of document.querySelectorAll("[data-live]")) window.htmx.trigger(part, "refresh");
+    for (const part of document.querySelectorAll("[data-live]")) {
+      // Somebody is being asked in it: let them answer first.
+      if (!part.querySelector("dialog[open]")) window.htmx.trigger(part, "refresh");
+    }
   }, REFRESH_MS);
 
   function relative(seconds) {

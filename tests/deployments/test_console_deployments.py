@@ -146,3 +146,17 @@ def test_a_deleted_deployment_stays_readable_and_can_be_changed_no_more(
     assert 'data-dialog="delete"' not in text
     for action in ("delete/", "redeploy/"):
         assert owner_client.post(_page(organization, deployment, action)).status_code == 404
+
+
+def test_releases_are_asked_for_again_only_while_one_is_on_its_way(
+    organization: Organization, deployment: Deployment, owner_client: Client
+) -> None:
+    assert "data-live" not in owner_client.get(_page(organization, deployment)).content.decode()
+    release = Release.objects.create(deployment=deployment, bundle_sha256="1" * 64)
+    assert "data-live" in owner_client.get(_page(organization, deployment)).content.decode()
+    release.status = Release.Status.FAILED
+    release.failure = "config.json is missing."
+    release.save()
+    text = owner_client.get(_page(organization, deployment)).content.decode()
+    assert "data-live" not in text
+    assert "config.json is missing." in text

@@ -1,4 +1,6 @@
-"""Forms of the console as a person fills them: with Enter, and with mistakes."""
+"""Forms of the console as a person uses them: with Enter, with mistakes, and to the end of what
+they began.
+"""
 
 from collections.abc import Iterator
 
@@ -12,8 +14,8 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def credit(browser: Browser, platform: Platform) -> Iterator[Page]:
-    """The credit page on a phone."""
+def console(browser: Browser, platform: Platform) -> Iterator[Page]:
+    """The console on a phone."""
     context = browser.new_context(viewport={"width": 390, "height": 700})
     page = context.new_page()
     page.goto(f"{platform.facts['api_url']}/accounts/login/")
@@ -21,9 +23,15 @@ def credit(browser: Browser, platform: Platform) -> Iterator[Page]:
     page.get_by_label("Password").fill(platform.facts["password"])
     page.get_by_label("Password").press("Enter")
     page.wait_for_url("**/console/demo/")
-    page.goto(f"{platform.facts['api_url']}/console/demo/credit/")
     yield page
     context.close()
+
+
+@pytest.fixture
+def credit(console: Page) -> Page:
+    """Its credit page."""
+    console.goto(f"{console.url}credit/")
+    return console
 
 
 def test_enter_buys_the_amount_that_was_typed(credit: Page, stripe: StripeServer) -> None:
@@ -48,3 +56,14 @@ def test_a_mistake_in_the_last_form_of_a_page_is_in_sight(
     assert credit.evaluate("document.activeElement.closest('form').action").endswith(
         "agent-top-up/"
     )
+
+
+def test_a_redeploy_is_seen_to_its_end_without_a_reload(console: Page) -> None:
+    console.goto(f"{console.url}deployments/")
+    console.get_by_role("link", name="playground", exact=True).click()
+    console.get_by_role("button", name="Redeploy").click()
+    console.get_by_role("dialog").get_by_role("button", name="Redeploy").click()
+    expect(console.get_by_text("Redeploying as")).to_be_visible()
+    newest = console.locator("#releases-card tbody tr").first
+    expect(newest.locator(".pill")).to_have_text("Live", timeout=30_000)
+    expect(console.locator("#releases-card")).not_to_have_attribute("data-live", "")
