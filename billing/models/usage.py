@@ -63,8 +63,9 @@ class UsageRecord(models.Model):
 
     # 48 bits of milliseconds (order), then process epoch and counter (uniqueness).
     call_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # No index of its own: three below begin with it, and every index costs each call something.
     organization = models.ForeignKey(
-        Organization, on_delete=models.PROTECT, related_name="usage_records"
+        Organization, on_delete=models.PROTECT, related_name="usage_records", db_index=False
     )
     workspace_id = models.BigIntegerField()
     deployment_id = models.BigIntegerField()
@@ -94,7 +95,10 @@ class UsageRecord(models.Model):
     audio_output_tokens = models.BigIntegerField(default=0)
     image_output_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
-    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, related_name="+")
+    # Nobody looks for the calls of a price, and no price is ever deleted.
+    price_version = models.ForeignKey(
+        PriceVersion, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
     # What the organization paid on top of the price, in hundredths of a percent.
     margin_basis_points = models.PositiveIntegerField(default=0)
     cost_nanos = models.BigIntegerField()
