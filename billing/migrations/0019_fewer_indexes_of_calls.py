@@ -28,7 +28,7 @@ def make(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0017_what_leases_did_not_pay")]
+    dependencies = [("billing", "0018_looks_at_silent_journals")]
 
     operations = [
         migrations.SeparateDatabaseAndState(
