@@ -116,12 +116,16 @@ class Ingester:
         names = {path.parent.name for path in self._root.glob("*/ready")}
         for name in self._readers.keys() - names:
             self._readers.pop(name).close()
-        for name in sorted(names - self._readers.keys() - self._unreadable):
+        for name in sorted(names - self._readers.keys()):
             try:
                 self._readers[name] = JournalReader(self._root / name)
             except UnableToOpenJournal as error:
+                # Said once, tried again: the reason may pass (no file left to open).
+                if name not in self._unreadable:
+                    log.error("a journal cannot be read", journal=name, error=str(error))
                 self._unreadable.add(name)
-                log.error("a journal cannot be read", journal=name, error=str(error))
+            else:
+                self._unreadable.discard(name)
         return list(self._readers.values())
 
     def _remove_leftovers(self) -> None:

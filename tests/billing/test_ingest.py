@@ -453,6 +453,22 @@ def test_what_is_left_of_a_journal_that_was_being_removed_goes_without_a_wait(
     assert posted(organization) == 1_000_000 - COST
 
 
+def test_a_journal_that_cannot_be_opened_for_a_while_is_booked_afterwards(
+    organization, settled, ingester, writer, monkeypatch
+):
+    settled()
+
+    def open_nothing(*_):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.journal.reader.Page", open_nothing)
+        for _ in range(3):
+            assert ingester.ingest(NOW) == 0
+    assert ingester.ingest(NOW) == 1
+    assert posted(organization) == 1_000_000 - COST
+
+
 def test_one_journals_trouble_does_not_stop_the_others(
     organization, settled, ingester, writer, make_writer, monkeypatch
 ):
