@@ -1,16 +1,21 @@
 """The cast every test may ask for, the refusal of outside network, and flushing past triggers."""
 
 import gc
+import os
 import socket
+import ssl
 import tempfile
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.db import connection
 from django.test import Client, TransactionTestCase
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from config import bundle_store
 from orgs.models import Membership, Organization, User, Workspace
@@ -78,6 +83,41 @@ def _passwords_hash_in_one_round() -> Iterator[None]:
     """Hashing is slow so that guessing is; each of a million rounds, for every user of a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PBKDF2PasswordHasher, "iterations", 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _root_certificates_are_read_once() -> Iterator[None]:
+    """Each HTTP client parses all of them, though no test's connection leaves this machine."""
+    make = ssl.create_default_context
+    read = cache(make)
+    named_here = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    roots = {None, certifi.where(), *named_here}
+
+    def shared(*arguments: Any, **named: Any) -> ssl.SSLContext:
+        if arguments or not named or named.keys() - {"cafile", "capath"}:
+            return make(*arguments, **named)
+        return read(**named) if set(named.values()) <= roots else make(**named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", shared)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _static_files_are_found_once() -> Iterator[None]:
+    """A process has one WhiteNoise, which looks for them at its start; tests, one per client."""
+    find = WhiteNoiseMiddleware.add_files_from_finders
+    found: dict[str, Any] = {}
+
+    def share(self: WhiteNoiseMiddleware) -> None:
+        if not found:
+            find(self)
+            found.update(self.files)
+        self.files.update(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WhiteNoiseMiddleware, "add_files_from_finders", share)
         yield
 
 
