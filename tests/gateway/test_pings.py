@@ -258,14 +258,15 @@ async def test_the_official_client_reads_the_same_with_pings(
     half = len(stream) // 2
     provider.handler = halting(stream[:half], stream[half:])
     seen: list[bytes] = []
-    sent = Exchange.send_piece
+    send_on = Exchange._send_on
 
-    async def send_piece(self: Exchange, piece: bytes) -> None:
-        seen.append(piece)
-        await sent(self, piece)
+    async def see(self: Exchange, message: dict[str, Any], task: Any) -> None:
+        if message.get("more_body"):
+            seen.append(message["body"])
+        await send_on(self, message, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Exchange, "send_piece", send_piece)
+        patch.setattr(Exchange, "_send_on", see)
         assert await CLIENTS[wire](address, tenant.key, model) == text
     ping = CLIENT_DIALECTS[wire].ping
     assert seen[0] == ping
