@@ -261,9 +261,15 @@ def _read_tool_call(call: Any, at: str) -> ToolCall:
 
 def _read_signature(extra: Any) -> Carry | None:
     """A Gemini signature where Google's own endpoint puts it, if the client kept it."""
-    google = extra.get("google") if isinstance(extra, dict) else None
-    signature = google.get("thought_signature") if isinstance(google, dict) else None
-    return Carry(THOUGHT_SIGNATURE, signature) if isinstance(signature, str) else None
+    signature = _member(extra, "google", "thought_signature")
+    model = _member(extra, "gateway", "model")
+    return Carry(THOUGHT_SIGNATURE, signature, model) if signature else None
+
+
+def _member(extra: Any, holder: str, name: str) -> str:
+    held = extra.get(holder) if isinstance(extra, dict) else None
+    value = held.get(name) if isinstance(held, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _read_content(content: Any, at: str) -> tuple[Part, ...]:

@@ -234,11 +234,16 @@ class ChatResponseWriter:
 
 
 def _write_tool_call(event: ToolCallStarted) -> Json:
-    """A call without arguments yet. A Gemini signature goes where Google's own endpoint puts it."""
+    """A call without arguments yet. A Gemini signature goes where Google's own endpoint puts it.
+
+    Beside it stands whose it is: to any other model it means nothing.
+    """
     function = {"name": event.name, "arguments": ""}
     call: Json = {"id": event.call_id, "type": "function", "function": function}
     if event.carry is not None and event.carry.kind == chat_requests.THOUGHT_SIGNATURE:
         call["extra_content"] = {"google": {"thought_signature": event.carry.data}}
+        if event.carry.model:
+            call["extra_content"]["gateway"] = {"model": event.carry.model}
     return call
 
 

@@ -11,6 +11,7 @@ import pytest
 from billing.pricing import Usage
 from gateway.dialects import CLIENT_DIALECTS, UPSTREAM_DIALECTS
 from gateway.dialects.base import Inspection, Json, Reply, Target
+from gateway.dialects.gemini_signatures import SENTINEL
 from gateway.events import (
     Carry,
     ChoiceFinished,
@@ -192,6 +193,22 @@ def test_a_model_gets_its_own_state_back(client: str, asked: Json) -> None:
     blocks = [block["type"] for block in sent["messages"][1]["content"]]
     assert blocks == ["thinking", "text", "tool_use"]
     assert sent["thinking"]["type"] == "enabled"
+
+
+@pytest.mark.parametrize("client", ["openai_chat", "openai_responses", "anthropic"])
+def test_a_signature_goes_to_the_model_that_made_it_and_to_no_sibling(client: str) -> None:
+    """Also where the client of chat completions kept what stands beside its calls."""
+    body = {"model": "m", **REQUESTS[client]("gemini")}
+    request = CLIENT_DIALECTS[client].read_request(body)
+    signed: dict[str, list[str]] = {}
+    for model in (GEMINI, "gemini-3-pro-preview"):
+        target = Target(model, 65_536)
+        sent = UPSTREAM_DIALECTS["gemini"].write_request(request, target)
+        apply(strict_gemini.RULES, Asked(HEADERS, orjson.loads(orjson.dumps(sent)), model))
+        parts = [part for content in sent["contents"] for part in content["parts"]]
+        signed[model] = [one["thoughtSignature"] for one in parts if "functionCall" in one]
+    assert signed.pop(GEMINI) != [SENTINEL]
+    assert list(signed.values()) == [[SENTINEL]]
 
 
 @pytest.mark.parametrize("odd", ["text", None, 7, {"role": "assistant"}, {"content": "x"}])
