@@ -4,11 +4,12 @@ Every member sees; only owners act. A form that could not be served is shown aga
 that sending it once more repeats the same intention.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -18,9 +19,10 @@ from django.views.decorators.http import require_GET
 from billing import agent_top_up, auto_top_up, grants, ledger, money, payments, refunds, stripe_api
 from billing.forms import TOP_UP_DOLLARS, AgentTopUpForm, AutoTopUpForm, RefundForm, TopUpForm
 from billing.models import AgentTopUp, AutoTopUp, Payment
+from orgs import listing
 from orgs.context import ConsoleRequest, form_on, member_page, owner_page
+from orgs.models import Organization
 
-PAYMENTS_SHOWN = 50
 NO_ANSWER = "Stripe does not answer just now. Nothing was paid; send the form again."
 NOT_CONFIGURED = "Payments are not set up here."
 
@@ -47,6 +49,8 @@ def _page(
     promotional = sum(lot.remaining_nanos for lot in lots)
     setting = AutoTopUp.objects.filter(organization=organization).first()
     agents = agent_top_up.setting_of(organization)
+    url = reverse("billing:credit", args=[organization.slug])
+    found = listing.of(request, _payments(organization), url)
     context = {
         "balance": balance,
         "promotional_nanos": promotional,
@@ -54,7 +58,8 @@ def _page(
         "owed_nanos": ledger.owed_nanos(organization.pk),
         "lots": lots,
         "next_lot": lots[0] if lots and lots[0].expires_at else None,
-        "rows": _payment_rows(request),
+        "listing": found,
+        "rows": _payment_rows(organization, found.rows),
         "top_up_form": top_up_form or TopUpForm(),
         "choices": TOP_UP_DOLLARS,
         "amount_nanos_min": payments.AMOUNT_NANOS_MIN,
@@ -74,16 +79,17 @@ def _page(
     return render(request, "billing/credit.html", context, status=status)
 
 
-def _payment_rows(request: ConsoleRequest) -> list[dict[str, Any]]:
-    """The latest payments, each with its refunds, and a form where something can be refunded."""
+def _payments(organization: Organization) -> QuerySet[Payment]:
+    """Those somebody may ask about, latest first, with their refunds."""
     # A Checkout that never came to be asks nothing of anybody.
     nowhere = Q(kind=Payment.Kind.CHECKOUT, provider_session_id=None) & ~Q(status="SUCCEEDED")
-    found = (
-        Payment.objects.filter(organization=request.organization)
-        .exclude(nowhere)
-        .prefetch_related("refunds")[:PAYMENTS_SHOWN]
-    )
-    refundable = refunds.refundable_by_payment(request.organization.pk)
+    found = Payment.objects.filter(organization=organization).exclude(nowhere)
+    return found.prefetch_related("refunds")
+
+
+def _payment_rows(organization: Organization, shown: Iterable[Payment]) -> list[dict[str, Any]]:
+    """Each payment with its refunds, and a form where something can be refunded."""
+    refundable = refunds.refundable_by_payment(organization.pk)
     return [
         {
             "payment": payment,
@@ -91,7 +97,7 @@ def _payment_rows(request: ConsoleRequest) -> list[dict[str, Any]]:
             "refundable_nanos": (most := refundable.get(payment.pk, 0)),
             "form": RefundForm(initial={"amount": _dollars(most)}) if most else None,
         }
-        for payment in found
+        for payment in shown
     ]
 
 

@@ -314,3 +314,15 @@ def test_declines_are_shown(owner_client, owner, organization, url, buyer):
     assert "The last payment was declined." in text_of(owner_client.get(url))
     AutoTopUp.objects.update(declines=4, is_enabled=False)
     assert "declined 4 times in a row" in text_of(owner_client.get(url))
+
+
+def test_older_payments_are_on_further_pages_and_can_be_refunded_there(
+    owner_client, url, payment, buyer, monkeypatch
+):
+    monkeypatch.setattr("orgs.listing.ROWS_PER_PAGE", 1)
+    latest = buyer.buy(10)
+    first = text_of(owner_client.get(url))
+    assert latest.public_id in first
+    assert payment.public_id not in first
+    second = text_of(owner_client.get(f"{url}?page=2"))
+    assert f"{url}payments/{payment.public_id}/refund/" in second
