@@ -303,7 +303,7 @@ def test_without_a_key_it_says_to_provision_one(
     for event in (chat_event({"messages": MESSAGES}), models_event()):
         run = function.run(event, environment)
         assert run.status == 503
-        assert "deploy --provision" in run.json["error"]["message"]
+        assert "key provision --redeploy" in run.json["error"]["message"]
     assert upstream.received == []
 
 

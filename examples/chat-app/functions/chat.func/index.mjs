@@ -137,8 +137,8 @@ async function callGateway(path, options) {
   if (!key || !baseUrl) {
     throw new Refusal(
       503,
-      "This app has no AI key yet. Provision one for it and deploy again: " +
-        "python -m deployments.cli deploy --provision",
+      "This app has no AI key yet. Give it one: " +
+        "python -m deployments.cli key provision --redeploy",
     );
   }
   const upstream = await fetch(`${baseUrl.replace(/\/+$/, "")}${path}`, {
