@@ -6,6 +6,7 @@ head arrives, as config/connection.py does here; the options below are then the 
 """
 
 import argparse
+import warnings
 
 import uvicorn
 
@@ -50,6 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.supervised:
         end_with_supervisor()
+    # WhiteNoise's files: small, and read by a thread of their own. Whoever looks at the terminal of
+    # `make run` can do nothing about it.
+    warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous")
     uvicorn.run(**options(arguments.port, arguments.host))  # type: ignore[arg-type]
 
 

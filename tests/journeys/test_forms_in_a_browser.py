@@ -67,3 +67,9 @@ def test_a_redeploy_is_seen_to_its_end_without_a_reload(console: Page) -> None:
     newest = console.locator("#releases-card tbody tr").first
     expect(newest.locator(".pill")).to_have_text("Live", timeout=30_000)
     expect(console.locator("#releases-card")).not_to_have_attribute("data-live", "")
+
+
+def test_opening_pages_prints_no_warnings(console: Page, platform: Platform) -> None:
+    """Style sheet and scripts included."""
+    console.goto(f"{console.url}calls/", wait_until="networkidle")
+    assert "Warning" not in (platform.data_dir / "serve.log").read_text()
