@@ -19,6 +19,7 @@ from django.db.models import F, Q, Sum
 from billing import payments, stripe_api
 from billing.models import AutoTopUp, LedgerAccount, Payment, PaymentCustomer
 from billing.money import format_dollars
+from orgs import suspension
 from orgs.models import Membership, Organization, User
 
 log = structlog.get_logger(__name__)
@@ -88,6 +89,8 @@ def buy_where_due(at: datetime) -> int:
     # Whoever has saved a payment method has bought before, and so has accounts.
     low = AutoTopUp.objects.filter(
         Q(next_try_at=None) | Q(next_try_at__lte=at),
+        # Whoever cannot spend is not charged.
+        organization__in=Organization.objects.filter(suspension.is_not(at=at)),
         is_enabled=True,
         organization__ledger_accounts__kind=LedgerAccount.Kind.CREDITS,
         organization__ledger_accounts__credits_posted_nanos__lt=F("threshold_nanos")
@@ -123,6 +126,8 @@ def buy_if_low(organization_id: int, *, at: datetime) -> Payment | None:
 def _is_wanted(setting: AutoTopUp, at: datetime) -> bool:
     if not setting.is_enabled or (setting.next_try_at and setting.next_try_at > at):
         return False
+    if setting.organization.is_suspended(at=at):
+        return False
     credit = LedgerAccount.objects.filter(
         organization_id=setting.organization_id, kind=LedgerAccount.Kind.CREDITS
     ).first()
@@ -131,6 +136,27 @@ def _is_wanted(setting: AutoTopUp, at: datetime) -> bool:
         spent_this_month_nanos(setting.organization_id, at) + setting.amount_nanos
         <= setting.monthly_cap_nanos
     )
+
+
+def switch_off_if_low(organization_id: int) -> bool:
+    """Money goes back: what that takes below the threshold is not bought again at once.
+
+    Whether it was switched off; an owner switches it on again.
+    """
+    setting = AutoTopUp.objects.filter(organization_id=organization_id, is_enabled=True).first()
+    if setting is None:
+        return False
+    accounts = {
+        account.kind: account
+        for account in LedgerAccount.objects.filter(organization_id=organization_id)
+    }
+    leaving = accounts[LedgerAccount.Kind.PAYMENTS_CLEARING].credits_pending_nanos
+    left = accounts[LedgerAccount.Kind.CREDITS].posted_nanos - leaving
+    if left >= setting.threshold_nanos:
+        return False
+    AutoTopUp.objects.filter(pk=setting.pk).update(is_enabled=False)
+    log.info("auto_top_up_switched_off", organization=organization_id, left_nanos=left)
+    return True
 
 
 def spent_this_month_nanos(organization_id: int, at: datetime, *, kind: str = Kind.AUTO) -> int:

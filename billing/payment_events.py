@@ -158,8 +158,17 @@ def _refund(data: Mapping[str, Any], at: datetime) -> Handled:
         else Refund.objects.filter(provider_refund_id=state.id).select_related("payment").first()
     )
     if refund is None:
-        return NOT_OURS
+        return _refund_elsewhere(state)
     return refund.payment, refunds.apply(refund, state, at=at)
+
+
+def _refund_elsewhere(state: stripe_api.RefundState) -> Handled:
+    """One that was made at Stripe: its credit was taken, and is not given again by itself."""
+    payment = payments.find(reference="", provider_payment_id=state.payment_id)
+    if payment is None or state.status not in refunds.UNDONE:
+        return NOT_OURS
+    payments.flag(payment, f"A refund made at Stripe failed ({state.id}); correct the credit.")
+    return payment, payment.attention
 
 
 def _dispute_opened(data: Mapping[str, Any], at: datetime) -> Handled:

@@ -5,6 +5,7 @@ before the first try; then the hold is posted or released, by the answer, by a w
 `ask_again`, whichever tells first. Only purchased credit that is still unspent can be refunded:
 usage spends promotions first, then payments in the order they came. What leaves us without our
 asking (refunds made at Stripe, disputes) is taken from the credit, and owed where it is spent.
+Whatever goes back is not bought again: an automatic top-up that would is switched off.
 """
 
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
-from billing import grants, ledger, payments, stripe_api
+from billing import auto_top_up, grants, ledger, payments, stripe_api
 from billing.models import LedgerAccount, Payment, Refund, Transfer
 from billing.money import format_dollars
 from orgs.models import User
@@ -117,6 +118,7 @@ def request(
                 reason=f"refund of {payment.public_id}",
             )
         )
+        auto_top_up.switch_off_if_low(payment.organization_id)
         return Refund.objects.create(
             payment=payment,
             amount_nanos=amount_nanos,
@@ -283,6 +285,7 @@ def note_total(payment: Payment, total_nanos: int, *, at: datetime) -> str:
             idempotency_key=refund.idempotency_key,
             at=at,
         )
+        auto_top_up.switch_off_if_low(payment.organization_id)
         payments.flag(payment, f"{format_dollars(unknown)} was refunded at Stripe, not here.")
         return payment.attention
 
@@ -302,6 +305,7 @@ def open_dispute(payment: Payment, dispute_id: str, amount_nanos: int, *, at: da
             idempotency_key=key,
             at=at,
         )
+        auto_top_up.switch_off_if_low(payment.organization_id)
         Payment.objects.filter(pk=payment.pk, disputed_at=None).update(disputed_at=at)
         payments.flag(payment, f"{format_dollars(amount_nanos)} is disputed ({dispute_id}).")
         return payment.attention

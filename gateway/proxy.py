@@ -222,8 +222,10 @@ class Run:
         ending = self.ending()
         if self.attempt is not None:
             self.attempt.is_billed = ending.usage.total > 0
-        self.admission.end(ending)
-        durable = self.call.settle(ending)
+        try:
+            durable = self.call.settle(ending)
+        finally:
+            self.admission.end(ending)
         if durable.done() and durable.exception() is None:
             return
         try:

@@ -7,7 +7,7 @@ from django.core import mail
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from billing import auto_top_up, checks, ledger, tasks
+from billing import auto_top_up, checks, ledger, refunds, tasks
 from billing.models import AutoTopUp, Payment, PaymentCustomer
 from tests import factories
 from tests.billing.conftest import at_once
@@ -111,6 +111,39 @@ def test_switched_off_it_buys_nothing(organization, owner, saved):
     take(organization, 20)
     assert tasks.buy_credit() == 0
     assert auto_top_up.buy_if_low(organization.pk, at=timezone.now()) is None
+
+
+def test_a_suspended_organization_is_not_charged(organization, owner, saved, stripe):
+    configure(organization, owner)
+    take(organization, 20)
+    factories.suspend(organization, at=timezone.now())
+    assert auto_top_up.buy_where_due(timezone.now()) == 0
+    assert auto_top_up.buy_if_low(organization.pk, at=timezone.now()) is None
+    assert charges(stripe) == []
+
+
+def ask_back(payment, dollars):
+    refunds.request(payment, dollars * DOLLAR, key="k", reason="", by=None, at=timezone.now())
+
+
+def refund_at_stripe(payment, dollars):
+    refunds.note_total(payment, dollars * DOLLAR, at=timezone.now())
+
+
+def dispute(payment, dollars):
+    refunds.open_dispute(payment, "dp_1", dollars * DOLLAR, at=timezone.now())
+
+
+@pytest.mark.parametrize("send_back", [ask_back, refund_at_stripe, dispute])
+@pytest.mark.parametrize(("dollars", "is_enabled"), [(15, True), (16, False)])
+def test_what_goes_back_is_not_bought_again(
+    organization, owner, saved, stripe, send_back, dollars, is_enabled
+):
+    configure(organization, owner)
+    send_back(Payment.objects.get(), dollars)
+    assert AutoTopUp.objects.get().is_enabled == is_enabled
+    assert auto_top_up.buy_where_due(timezone.now()) == 0
+    assert charges(stripe) == []
 
 
 def test_it_stays_within_its_monthly_limit(organization, owner, saved, stripe):

@@ -358,6 +358,16 @@ def test_the_end_of_our_refund_may_be_told(payment, organization, kind, status, 
     assert checks.verify().is_clean
 
 
+def test_a_refund_made_at_stripe_that_fails_is_for_staff(payment, organization):
+    paid(payment)
+    send("charge.refunded", charge_of())
+    failed = {"id": "re_9", "status": "failed", "amount": 1000, "currency": "usd"}
+    send("refund.failed", failed | {"payment_intent": "pi_1"})
+    payment.refresh_from_db()
+    assert payment.attention == "A refund made at Stripe failed (re_9); correct the credit."
+    assert send("refund.failed", failed | {"payment_intent": "pi_foreign"}).startswith("Not about")
+
+
 def test_other_currencies_on_the_way_back_are_flagged_and_move_nothing(payment, organization):
     paid(payment)
     send("charge.refunded", charge_of(currency="eur"))
