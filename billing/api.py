@@ -17,7 +17,7 @@ from billing.models import Payment
 from billing.serializers import BalanceSerializer, PurchaseSerializer, TopUpSerializer
 from orgs.data_api import (
     IDEMPOTENCY_HEADER,
-    IDEMPOTENCY_PARAMETER,
+    REQUIRED_IDEMPOTENCY_PARAMETER,
     DataApiCall,
     OnceView,
     workspace_of,
@@ -59,7 +59,7 @@ class BalanceView(DataApiCall):
     post=extend_schema(
         request=TopUpSerializer,
         responses={200: PurchaseSerializer, 202: PurchaseSerializer},
-        parameters=[IDEMPOTENCY_PARAMETER],
+        parameters=[REQUIRED_IDEMPOTENCY_PARAMETER],
         description="Charge the saved payment method and credit the amount; 202 while Stripe or "
         "the bank has not decided. Needs an Idempotency-Key, and an owner who allowed it.",
         tags=["billing"],

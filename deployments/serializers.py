@@ -6,6 +6,7 @@ OpenAPI page and built by the `describe_` functions.
 
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension
 from rest_framework import serializers
 
 from deployments import directory, logs, variables
@@ -52,6 +53,18 @@ class ExactTarget(Target):
             known = ", ".join(self.fields)
             raise serializers.ValidationError({unknown[0]: f"Unknown field; there is: {known}."})
         return super().validate(attrs)
+
+
+class ExactTargetExtension(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """For the schema: such a body has no other fields."""
+
+    target_class = ExactTarget
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """The schema as it is anyway, closed."""
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return {**schema, "additionalProperties": False}
 
 
 class LogsRequest(Target):

@@ -31,6 +31,12 @@ IDEMPOTENCY_PARAMETER = OpenApiParameter(
     location=OpenApiParameter.HEADER,
     description="Of your own making; the same call again within a day gets the same answer.",
 )
+REQUIRED_IDEMPOTENCY_PARAMETER = OpenApiParameter(
+    IDEMPOTENCY_HEADER,
+    location=OpenApiParameter.HEADER,
+    description="Of your own making; the same purchase again within a day is charged once.",
+    required=True,
+)
 
 
 REFUSAL = {

@@ -135,6 +135,20 @@ def test_another_method_is_refused_in_the_same_shape(method: str, token: str) ->
     assert "POST" in error_of(response)["message"]
 
 
+def test_the_schema_says_which_bodies_and_headers_are_refused(db: None) -> None:
+    headers = {"accept": "application/vnd.oai.openapi+json"}
+    schema = Client().get("/api/data/schema", headers=headers).json()
+    bodies = schema["components"]["schemas"]
+    for name in ("KeyTargetRequest", "RotateRequest", "LimitsRequest", "ExactTargetRequest"):
+        assert bodies[name]["additionalProperties"] is False, name
+        assert bodies[name]["properties"]["deployId"]["minLength"] == 1, name
+    assert "additionalProperties" not in bodies["TargetRequest"]
+    for path, is_required in (("billing/top-up", True), ("aigateway/rotate", False)):
+        (header,) = schema["paths"][f"/api/data/{path}"]["post"]["parameters"]
+        assert header["name"] == "Idempotency-Key"
+        assert header.get("required", False) is is_required
+
+
 def test_the_schema_says_of_every_call_how_it_refuses(db: None) -> None:
     headers = {"accept": "application/vnd.oai.openapi+json"}
     schema = Client().get("/api/data/schema", headers=headers).json()
