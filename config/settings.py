@@ -321,6 +321,8 @@ PROVIDER_SECONDS_MAX = {
 STREAM_PING_SECONDS = env.seconds("STREAM_PING_SECONDS", 15)
 # A client of a stream that takes nothing for so long counts as gone.
 CLIENT_STALL_SECONDS = env.seconds("CLIENT_STALL_SECONDS", 60)
+# Of the local model that `make run` starts; 0 for one per processor, up to four.
+LOCAL_MODEL_THREADS = env.integer("LOCAL_MODEL_THREADS", 0)
 # A local server that answers in the place of providers without a key; `make run` starts one.
 STANDINS = env.flag("STANDINS", default=EMBEDDED)
 STANDIN_URL = env.text("STANDIN_URL").rstrip("/")

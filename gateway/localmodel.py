@@ -35,8 +35,11 @@ def weights_path() -> Path:
     )
 
 
-def serve(port: int) -> None:
-    """Load the model, serve it on 127.0.0.1:port, and block until standard input ends."""
+def serve(port: int, threads: int) -> None:
+    """Load the model, serve it on 127.0.0.1:port, and block until standard input ends.
+
+    Threads wait for each other by spinning: more than there are idle processors make it slower.
+    """
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -48,7 +51,7 @@ def serve(port: int) -> None:
     parameters.n_parallel = PARALLEL_CALLS
     parameters.kv_unified = True
     parameters.cache_ram_mib = PROMPT_CACHE_MIB
-    parameters.cpuparams.n_threads = min(os.cpu_count() or 1, 4)
+    parameters.cpuparams.n_threads = threads or min(os.cpu_count() or 1, 4)
     # Vectors, too: the mean over a text's tokens. Chat answers as fast with it as without.
     parameters.embedding = True
     parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
@@ -67,7 +70,9 @@ def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description="Serve the local model.")
     parser.add_argument("--port", type=int, required=True)
-    serve(parser.parse_args().port)
+    parser.add_argument("--threads", type=int, default=0, help="0: one per processor, up to four")
+    arguments = parser.parse_args()
+    serve(arguments.port, arguments.threads)
 
 
 if __name__ == "__main__":

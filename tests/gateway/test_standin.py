@@ -758,7 +758,7 @@ def real_url() -> Iterator[str]:
     """The stand-ins as a process, answering from the real local model, another process."""
     model_port, port = _free_port(), _free_port()
     commands = [
-        ["gateway.localmodel", "--port", str(model_port)],
+        ["gateway.localmodel", "--port", str(model_port), "--threads", "1"],
         [
             *("gateway.standin", "--port", str(port)),
             *("--model-url", f"http://127.0.0.1:{model_port}/v1"),

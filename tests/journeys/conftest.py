@@ -167,6 +167,7 @@ def platform(
         "DATA_DIR": str(data_dir),
         "PUBLIC_URL": f"http://localhost:{port}",
         "HOME": str(data_dir),
+        "LOCAL_MODEL_THREADS": "1",  # other tests use the processors, too
         "STRIPE_API_KEY": stripe_server.API_KEY,
         "STRIPE_WEBHOOK_SECRET": stripe_server.WEBHOOK_SECRET,
         "STRIPE_API_BASE": stripe.url,

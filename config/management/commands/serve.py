@@ -181,6 +181,7 @@ def _facts(seeded: demo.Demo) -> dict[str, Any]:
 
 def _local_model(port: int) -> Child:
     command = [sys.executable, "-m", "gateway.localmodel", "--port", str(port)]
+    command += ["--threads", str(settings.LOCAL_MODEL_THREADS)]
     return Child("The local model", command)
 
 
