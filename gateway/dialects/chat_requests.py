@@ -488,7 +488,7 @@ def write(request: GenerationRequest, upstream_model: str) -> Json:
         "top_logprobs": parameters.top_logprobs,
         "reasoning_effort": effort,
         "parallel_tool_calls": parameters.parallel_tool_calls,
-        "user": parameters.user,
+        "user": openai_models.user(parameters.user),
     }
     if not request.tools:  # "'parallel_tool_calls' is only allowed when 'tools' are specified."
         refused |= {"parallel_tool_calls"}

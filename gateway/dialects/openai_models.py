@@ -5,6 +5,7 @@ recorded refusals. A name that is not OpenAI's own is taken to accept everything
 serve all kinds of models.
 """
 
+import hashlib
 import re
 
 from gateway import refusals
@@ -17,6 +18,7 @@ SAMPLING = frozenset(
     {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs"}
 )
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+USER_CHARACTERS_MAX = 64
 SCALE = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The efforts a model has, by the first pattern that fits its name: "Unsupported value: 'none' is
 # not supported with the 'gpt-5.1-codex' model. Supported values are: 'low', 'medium', and 'high'."
@@ -77,6 +79,17 @@ def effort(model: str, asked: str | None) -> str | None:
         return asked
     above = (name for name in known if SCALE.index(name) > SCALE.index(asked))
     return next(above, known[-1])
+
+
+def user(given: str | None) -> str | None:
+    """The end user's id, which OpenAI takes up to a length: a longer one as its digest.
+
+    "Invalid 'user': string too long. Expected a string with maximum length 64": Claude Code's are
+    of 150 characters and more.
+    """
+    if given is None or len(given) <= USER_CHARACTERS_MAX:
+        return given
+    return hashlib.sha256(given.encode()).hexdigest()
 
 
 def refused_parameters(model: str, effort: str | None) -> frozenset[str]:

@@ -118,7 +118,7 @@ def write(request: GenerationRequest, target: Target) -> Json:
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,
         "top_logprobs": parameters.top_logprobs,
-        "user": parameters.user,
+        "user": openai_models.user(parameters.user),
         **{name: parameters.extra.get(name) for name in SAME_FIELDS},
     }
     if "reasoning_effort" in refused:

@@ -68,6 +68,7 @@ PARTS = {
 NAME = re.compile(r"[a-zA-Z0-9_-]+")
 NAME_CHARACTERS_MAX = 64
 CALL_ID_CHARACTERS_MAX = 64
+USER_CHARACTERS_MAX = 64
 STOPS_MAX = 4
 CHOICES_MAX = 128
 # While it reasons a model does not sample.
@@ -198,6 +199,13 @@ def check_ranges(asked: Asked) -> None:
             name,
             "decimal_below_min_value" if is_low else "decimal_above_max_value",
         )
+
+
+def check_user(asked: Asked) -> None:
+    """The end user's id is short."""
+    user = asked.body.get("user")
+    if isinstance(user, str) and len(user) > USER_CHARACTERS_MAX:
+        raise too_long("user", USER_CHARACTERS_MAX, len(user))
 
 
 def check_minimum(body: Json, name: str, least: int) -> None:
@@ -574,6 +582,7 @@ RULES = (
     check_tool_calls,
     check_length,
     check_ranges,
+    check_user,
     check_limits,
     check_reasoning,
     check_search,

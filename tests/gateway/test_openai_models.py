@@ -1,6 +1,7 @@
 """What OpenAI's models take, by name."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from gateway.dialects.base import Target
 from gateway.dialects.openai_models import effort
 from gateway.generation import GenerationRequest, OutputFormat, Parameters, Text, Turn
 from gateway.refusals import Refusal
+from gateway.standin import strict_openai, strict_responses
+from gateway.standin.rejections import Asked, apply
 
 
 @pytest.mark.parametrize(
@@ -105,3 +108,31 @@ def test_what_a_model_that_reasons_cannot_tell_is_refused() -> None:
         UPSTREAM_DIALECTS["openai_chat"].write_request(request, Target("gpt-5", 100))
     assert refused.value.param == "logprobs"
     UPSTREAM_DIALECTS["openai_chat"].write_request(request, Target("gpt-4o", 100))
+
+
+@pytest.mark.parametrize(
+    ("wire", "model", "rules"),
+    [
+        ("openai_chat", "gpt-4o", strict_openai.RULES),
+        ("openai_responses", "gpt-5", strict_responses.RULES),
+    ],
+)
+def test_a_users_long_id_is_told_as_its_digest(wire: str, model: str, rules: Any) -> None:
+    """Claude Code sends a JSON object of three ids."""
+
+    def asked(user_id: str) -> Any:
+        body = {
+            "model": "m",
+            "max_tokens": 100,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "metadata": {"user_id": user_id},
+        }
+        request = CLIENT_DIALECTS["anthropic"].read_request(body)
+        written = UPSTREAM_DIALECTS[wire].write_request(request, Target(model, 100))
+        apply(rules, Asked({}, written, model))
+        return written["user"]
+
+    assert asked("u" * 64) == "u" * 64
+    first, second = asked("u" * 65), asked("v" * 200)
+    assert first != second
+    assert first == asked("u" * 65)

@@ -340,6 +340,7 @@ def test_good_chat_requests_are_let_through(body: dict[str, Any]) -> None:
         ({**REASONER, "top_p": 0.5}, "not supported with", "top_p", "unsupported_parameter"),
         ({**GPT, "reasoning_effort": "low"}, "supplied: reasoning_effort", None, None),
         ({**GPT, "temperature": 3}, "above maximum", "temperature", "decimal_above_max_value"),
+        ({**GPT, "user": "u" * 65}, "maximum length 64", "user", "string_above_max_length"),
         ({**GPT, "stream_options": {}}, "only allowed when 'stream'", "stream_options", None),
         ({**GPT, "top_logprobs": 2}, "only allowed when 'logprobs'", "top_logprobs", None),
         ({**GPT, "stop": ["a"] * 5}, "array too long", "stop", "array_above_max_length"),
