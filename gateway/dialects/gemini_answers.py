@@ -147,7 +147,8 @@ class CandidateWriter:
                 self._calls[index] = (event, [])
                 return []
             case ToolCallDelta(index=index, json_piece=piece):
-                self._calls[index][1].append(piece)
+                if index in self._calls:  # what follows whole arguments is nothing
+                    self._calls[index][1].append(piece)
                 return []
             case CitationAdded():
                 self._citations.append(event)
@@ -156,7 +157,7 @@ class CandidateWriter:
                 self.reason = reason
                 return self._write_calls() + self._write_rest()
             case _:
-                return self._write_calls() + self._write_content(event)
+                return self._write_calls(only_whole=True) + self._write_content(event)
 
     def _write_content(self, event: Event) -> list[Json]:
         match event:
@@ -201,11 +202,17 @@ class CandidateWriter:
         self._before.append(Reasoning(text, carry, is_summary=self._is_summary))
         return []
 
-    def _write_calls(self) -> list[Json]:
-        """Every call collected so far, whole; the first one signed, as Gemini wants it back."""
+    def _write_calls(self, *, only_whole: bool = False) -> list[Json]:
+        """The calls collected so far; the first one signed, as Gemini wants it back.
+
+        `only_whole` leaves those that may still grow: some servers say something in between.
+        """
         calls, self._calls = self._calls, {}
         parts: list[Json] = []
-        for _, (call, pieces) in sorted(calls.items()):
+        for index, (call, pieces) in sorted(calls.items()):
+            if only_whole and not _is_object("".join(pieces)):
+                self._calls[index] = (call, pieces)
+                continue
             arguments = self._read_arguments("".join(pieces))
             if arguments is not None:
                 function = {"name": call.name, "args": arguments, "id": call.call_id}
@@ -239,6 +246,13 @@ class CandidateWriter:
         if self._citations:
             ending["groundingMetadata"] = _write_grounding(self._citations, "".join(self._texts))
         return ending
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _write_audio(event: AudioDelta) -> list[Json]:

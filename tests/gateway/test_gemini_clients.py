@@ -583,6 +583,23 @@ def test_calls_come_whole_however_their_arguments_came() -> None:
     assert parts_of(answer(*events)) == parts
 
 
+def test_a_call_whose_arguments_are_interrupted_is_whole_nevertheless() -> None:
+    """Some servers say something in between."""
+    events = [
+        ToolCallStarted(0, "c0", "add"),
+        ToolCallDelta(0, '{"a":'),
+        TextDelta("Adding."),
+        ToolCallDelta(0, "1}"),
+        TextDelta(" Done."),
+        ToolCallDelta(0, " "),
+        CALLED,
+    ]
+    for parts in (parts_of(*stream(*events)[:-1]), parts_of(answer(*events))):
+        called = [part["functionCall"]["args"] for part in parts if "functionCall" in part]
+        assert called == [{"a": 1}]
+        assert "".join(part.get("text", "") for part in parts) == "Adding. Done."
+
+
 def test_text_after_a_call_comes_after_it() -> None:
     events = [*call(0, "f", "{}"), TextDelta("So."), CALLED]
     assert [next(iter(part)) for part in parts_of(answer(*events))] == ["functionCall", "text"]
