@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.001
 # A sidecar that makes nothing durable for so long is taken for dead: sync here.
 STALLED_SECONDS = 0.25
+# After that, until one is seen again, it has less time: answers wait for it.
+STALLED_ALONE_SECONDS = 0.02
 WARN_SECONDS = 60.0
 
 
@@ -43,6 +45,9 @@ class Barrier:
         self._moved_at = 0.0
         self._warned_at = -WARN_SECONDS
         self._syncing: asyncio.Task[None] | None = None
+        # Whether this process had to sync for itself, now and the last time somebody waited.
+        self._has_synced = False
+        self._is_alone = False
 
     def wait(self, position: int) -> "asyncio.Future[None]":
         """A future that is done when the barrier is passed up to `position` of the log.
@@ -76,6 +81,7 @@ class Barrier:
     def _begin_to_poll(self) -> None:
         if not self._is_polling:
             self._is_polling = True
+            self._is_alone, self._has_synced = self._has_synced, False
             self._moved_at = self._loop.time()
             self._wake()
             self._loop.call_later(POLL_SECONDS, self._poll)
@@ -96,7 +102,10 @@ class Barrier:
             return
         self._wake()
         stalled_for = self._loop.time() - self._moved_at
-        if stalled_for > STALLED_SECONDS and self._mode == "fsync" and self._syncing is None:
+        is_alone = self._is_alone or self._has_synced
+        limit = STALLED_ALONE_SECONDS if is_alone else STALLED_SECONDS
+        if stalled_for > limit and self._mode == "fsync" and self._syncing is None:
+            self._has_synced = True
             self._syncing = self._loop.create_task(self._sync_here())
         self._loop.call_later(POLL_SECONDS, self._poll)
 
