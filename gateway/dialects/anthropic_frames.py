@@ -57,7 +57,7 @@ def write_usage(usage: Usage) -> Json:
 class MessageFrames:
     """Says our events as the events of one Messages stream, blocks strictly one after another.
 
-    A tool call that begins while another's arguments are still open waits for them: the wire has
+    What comes while the arguments of a call are still open waits for them, in order: the wire has
     no way to go back to a block. State that only other providers understand is sealed into the
     signature of a thinking block, which clients must return unchanged.
     """
@@ -70,7 +70,7 @@ class MessageFrames:
         self._open = ""
         self._call = -1
         self._arguments: list[str] = []
-        self._waiting: dict[int, list[ToolCallStarted | ToolCallDelta]] = {}
+        self._waiting: list[Event] = []
         self._has_called = False
         self._is_cited = False
         self._refusal = ""
@@ -84,7 +84,18 @@ class MessageFrames:
         writer = WRITERS.get(type(event))
         if writer is None or getattr(event, "choice", 0) != 0:
             return []
+        if self._must_wait(event):
+            self._waiting.append(event)
+            return []
         return self._start() + writer(self, event)
+
+    def _must_wait(self, event: Event) -> bool:
+        """Whether a call is open that it does not belong to. How an answer ends never waits."""
+        if self._open != "tool_use" or isinstance(event, ChoiceFinished | RefusalDelta):
+            return False
+        if isinstance(event, ToolCallDelta) and event.index == self._call:
+            return False
+        return not self._is_call_whole()
 
     def _start(self) -> list[Json]:
         if self._is_started:
@@ -131,7 +142,7 @@ class MessageFrames:
     def _add_text(self, text: str) -> list[Json]:
         if not text:
             return []
-        frames = self._flush_calls()
+        frames: list[Json] = []
         if self._open != "text" or self._is_cited:
             frames += self._begin("text", {"type": "text", "text": ""})
         return frames + self._delta("text_delta", "text", text)
@@ -172,7 +183,7 @@ class MessageFrames:
     def _reasoning(self, event: ReasoningDelta) -> list[Json]:
         if not event.text:
             return []
-        frames = self._flush_calls()
+        frames: list[Json] = []
         if self._open != "thinking":
             frames += self._begin_thinking()
         return frames + self._delta("thinking_delta", "thinking", event.text)
@@ -184,14 +195,14 @@ class MessageFrames:
         carry = event.carry
         if carry is not None and carry.kind == carries.REDACTED:
             block = {"type": "redacted_thinking", "data": carry.data}
-            return self._flush_calls() + self._begin("redacted_thinking", block) + self._close()
+            return self._begin("redacted_thinking", block) + self._close()
         if carry is not None:
             return self._sealed(carry, carries.REASONING)
         return self._close() if self._open == "thinking" else []
 
     def _sealed(self, carry: Carry, place: str) -> list[Json]:
         """The end of a thinking block that is signed; of an empty one where none is open."""
-        frames = self._flush_calls()
+        frames: list[Json] = []
         if self._open != "thinking" or place != carries.REASONING:
             frames += self._begin_thinking()
         signature = carries.write_signature(carry, place)
@@ -200,12 +211,6 @@ class MessageFrames:
     # Tool calls.
 
     def _call_started(self, event: ToolCallStarted) -> list[Json]:
-        if self._open == "tool_use" and not self._is_call_whole():
-            self._waiting[event.index] = [event]
-            return []
-        return self._begin_call(event)
-
-    def _begin_call(self, event: ToolCallStarted) -> list[Json]:
         frames = self._close()
         if event.carry is not None:
             frames += self._begin_thinking()
@@ -217,16 +222,16 @@ class MessageFrames:
         return frames
 
     def _call_delta(self, event: ToolCallDelta) -> list[Json]:
-        if event.index in self._waiting:
-            self._waiting[event.index].append(event)
-            return []
         if event.index != self._call or not event.json_piece:
             return []
         self._arguments.append(event.json_piece)
         frames = self._delta("input_json_delta", "partial_json", event.json_piece)
-        while self._waiting and self._is_call_whole():
-            frames += self._begin_waiting()
-        return frames
+        return frames + self._say_waiting() if self._waiting and self._is_call_whole() else frames
+
+    def _say_waiting(self) -> list[Json]:
+        """Say what waited for the call that is whole now; some of it may wait for the next one."""
+        waiting, self._waiting = self._waiting, []
+        return [frame for event in waiting for frame in self.take(event)]
 
     def _is_call_whole(self) -> bool:
         arguments = "".join(self._arguments)
@@ -238,22 +243,11 @@ class MessageFrames:
             return False
         return True
 
-    def _begin_waiting(self) -> list[Json]:
-        index = next(iter(self._waiting))
-        frames: list[Json] = []
-        for event in self._waiting.pop(index):
-            if isinstance(event, ToolCallStarted):
-                frames += self._begin_call(event)
-            elif event.json_piece:
-                self._arguments.append(event.json_piece)
-                frames += self._delta("input_json_delta", "partial_json", event.json_piece)
-        return frames
-
-    def _flush_calls(self) -> list[Json]:
-        """Say every call that still waits: nothing more can come for the one before."""
+    def _flush(self) -> list[Json]:
+        """Say everything that still waits: nothing more can come for the call before it."""
         frames: list[Json] = []
         while self._waiting:
-            frames += self._begin_waiting()
+            frames += self._close() + self._say_waiting()
         return frames
 
     # The end.
@@ -266,7 +260,7 @@ class MessageFrames:
             self._stop_reason = "tool_use"  # some providers say "stop" after a call
         if self._refusal:
             self._stop_reason = "refusal"
-        return self._flush_calls() + self._close()
+        return self._flush() + self._close()
 
     def end(self, usage: Usage) -> list[Json]:
         """The terminal events."""
@@ -278,7 +272,7 @@ class MessageFrames:
         }
         return [
             *self._start(),
-            *self._flush_calls(),
+            *self._flush(),
             *self._close(),
             {"type": "message_delta", "delta": delta, "usage": write_usage(usage)},
             {"type": "message_stop"},

@@ -259,6 +259,27 @@ def test_calls_whose_pieces_are_mixed_are_told_one_after_another() -> None:
     ]
 
 
+def test_what_is_said_while_a_calls_arguments_are_open_waits_for_them() -> None:
+    """The wire cannot go back to a block: the rest of the arguments would be lost."""
+    assert blocks(
+        CALL,
+        ToolCallDelta(0, '{"city"'),
+        TextDelta("Looking "),
+        ToolCallStarted(1, "call_b", "time"),
+        ReasoningDelta("Hm."),
+        ToolCallDelta(1, "{}"),
+        ToolCallDelta(0, ': "Oslo"}'),
+        TextDelta("up."),
+        DONE,
+    ) == [
+        {"type": "tool_use", "id": "call_a", "name": "weather", "input": {"city": "Oslo"}},
+        {"type": "text", "text": "Looking "},
+        {"type": "tool_use", "id": "call_b", "name": "time", "input": {}},
+        {"type": "thinking", "thinking": "Hm.", "signature": ""},
+        {"type": "text", "text": "up."},
+    ]
+
+
 def test_calls_without_arguments_are_told_too() -> None:
     calls = [ToolCallStarted(number, f"call_{number}", "ping") for number in range(3)]
     assert [one["input"] for one in blocks(*calls, DONE)] == [{}, {}, {}]
