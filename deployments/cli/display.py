@@ -73,16 +73,17 @@ class Terminal:
         self._out.out(text, highlight=False)
 
     def facts(self, title: str, rows: Mapping[str, object]) -> None:
-        """A table of names and values; rows without a value are left out."""
-        table = Table(
-            title=title, title_justify="left", show_header=False, box=None, pad_edge=False
-        )
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in rows.items():
-            if value not in (None, ""):
-                table.add_row(name, Text(clean(str(value))))
-        self._out.print(table)
+        """Names and values under a title; rows without a value are left out.
+
+        A long value is the terminal's to wrap: a command in it must be copied as one line.
+        """
+        shown = {name: value for name, value in rows.items() if value not in (None, "")}
+        width = max(map(len, shown), default=0)
+        self._out.print(Text(title, style="italic"))
+        for name, value in shown.items():
+            line = Text(f"{name:{width}}  ", style="dim")
+            line.append(clean(str(value)), style="default")
+            self._out.print(line, soft_wrap=True)
 
     def table(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Rows under titles, on standard output."""

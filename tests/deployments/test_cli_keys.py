@@ -31,8 +31,9 @@ def test_advice_is_for_the_site_that_was_meant(server: ProtocolServer) -> None:
     server.answers["/api/data/aigateway/info"] = (200, {"exists": False})
     for arguments in (["key", "--id", "notes"], ["--id", "notes", "key", "show"]):
         assert "key provision --id notes" in run(server, *arguments).stdout
-    info = " ".join(run(server, "info", "--id", "notes").stdout.split())
-    assert "key provision --redeploy --id notes" in info
+    name = "notes-of-a-rather-long-winded-person"
+    info = run(server, "info", "--id", name).stdout  # in one line, however long it is
+    assert f"key provision --redeploy --id {name}\n" in info
     assert "key provision --id notes" in run(server, "key", "revoke", "-y", "--id", "notes").stdout
 
 
