@@ -196,7 +196,7 @@ def serve() -> Iterator[ProtocolServer]:
             thread.join()
 
 
-def run(server: ProtocolServer, *arguments: str, **options: Any) -> Result:
-    """The client with these arguments, talking to this server."""
-    environ = {"API_URL": server.url, "AUTH_TOKEN": TOKEN, "COLUMNS": "200"}
+def run(server: ProtocolServer, *arguments: str, columns: int = 200, **options: Any) -> Result:
+    """The client with these arguments in a window so wide, talking to this server."""
+    environ = {"API_URL": server.url, "AUTH_TOKEN": TOKEN, "COLUMNS": str(columns)}
     return CliRunner().invoke(main, arguments, env=environ, **options)

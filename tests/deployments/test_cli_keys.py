@@ -32,7 +32,7 @@ def test_advice_is_for_the_site_that_was_meant(server: ProtocolServer) -> None:
     for arguments in (["key", "--id", "notes"], ["--id", "notes", "key", "show"]):
         assert "key provision --id notes" in run(server, *arguments).stdout
     name = "notes-of-a-rather-long-winded-person"
-    info = run(server, "info", "--id", name).stdout  # in one line, however long it is
+    info = run(server, "info", "--id", name, columns=60).stdout  # in one line all the same
     assert f"key provision --redeploy --id {name}\n" in info
     assert "key provision --id notes" in run(server, "key", "revoke", "-y", "--id", "notes").stdout
 
