@@ -633,22 +633,26 @@ async def _pump_events(exchange: Exchange, store: Store, run: Run, answer: Answe
     decoder = run.translation.wire(run.candidate).stream_decoder()
     encoder = run.translation.dialect.stream_encoder(run.inspection, run.reply)
     run.write_failure = encoder.write_failure
+    per_token = run.translation.wire(run.candidate).characters_per_token
     while piece := await answer.next_piece():
-        await _forward(exchange, run, encoder, decoder.feed(piece))
-    await _forward(exchange, run, encoder, decoder.close())
+        await _forward(exchange, run, encoder, decoder.feed(piece), per_token)
+    await _forward(exchange, run, encoder, decoder.close(), per_token)
     terminal = encoder.write_end(run.call.usage(is_whole=True)[0])
     await _end_stream(exchange, store, run, encoder, terminal)
 
 
 async def _forward(
-    exchange: Exchange, run: Run, encoder: StreamEncoder, events: list[Event]
+    exchange: Exchange, run: Run, encoder: StreamEncoder, events: list[Event], per_token: int
 ) -> None:
-    """Write some events to the client, each message in one piece."""
+    """Write some events to the client, each message in one piece.
+
+    `per_token`: see UpstreamDialect.characters_per_token.
+    """
     forward = []
     tokens = 0
     for event in events:
         if type(event) is TextDelta:  # nearly all of them, and without any state
-            tokens += 1
+            tokens += _tokens_in(event.text, per_token)
             forward.append(encoder.write(event))
             continue
         if run.translation.leaves_out(event):
@@ -658,8 +662,10 @@ async def _forward(
                 run.model_served = model
             case UsageReported(usage=usage):
                 run.report(usage)
-            case ReasoningDelta() | RefusalDelta() | ToolCallDelta():
-                tokens += 1
+            case ReasoningDelta(text=text) | RefusalDelta(text=text):
+                tokens += _tokens_in(text, per_token)
+            case ToolCallDelta(json_piece=text):
+                tokens += _tokens_in(text, per_token)
             case Failed(message=message):
                 _fail_inside(run, message)
         asked = run.translation.as_asked(event, run.candidate)
@@ -669,6 +675,11 @@ async def _forward(
     if any(forward):
         run.relay(tokens)
         await exchange.send_piece(b"".join(forward))
+
+
+def _tokens_in(text: str, per_token: int) -> int:
+    """How many tokens a piece of output has at least."""
+    return max(1, len(text) // per_token) if per_token else 1
 
 
 async def _end_stream(

@@ -195,6 +195,9 @@ class UpstreamDialect(Protocol):
 
     name: str
     tool_name: re.Pattern[str]
+    # For estimates of what was streamed: a piece is one token at least, and one for every so many
+    # characters; 0 where each piece is a token, or usage is told all along.
+    characters_per_token: int
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """The endpoint's path (and query) below the provider's base URL."""

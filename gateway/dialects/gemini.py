@@ -112,6 +112,7 @@ class GeminiUpstream:
 
     name = NAME
     tool_name = TOOL_NAME
+    characters_per_token = 0
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""

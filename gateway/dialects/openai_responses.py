@@ -84,6 +84,7 @@ class ResponsesUpstream:
 
     name = NAME
     tool_name = openai_models.TOOL_NAME
+    characters_per_token = 0
 
     def path(self, model: str, *, is_stream: bool) -> str:
         """See UpstreamDialect."""
