@@ -66,6 +66,8 @@ def test_functions_are_isolated_and_outlive_their_host(platform: Platform) -> No
     environment = Path(f"/proc/{first}/environ").read_bytes()
     assert environment.strip(b"\0") in (b"", b"LC_CTYPE=C.UTF-8")
     os.kill(first, signal.SIGKILL)
+    # Whoever asks while it is dying has its connection reset.
+    wait_for(lambda: not Path(f"/proc/{first}").exists(), what="the host's end")
     assert platform.site(deploy_id, "/").status_code == 200
     assert host_pid() != first
     wait_for(
