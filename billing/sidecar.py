@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from billing.ingest import Ingester
 from billing.journal.directory import UnableToOpenJournal
-from billing.journal.reader import JournalReader
+from billing.journal.reader import JournalReader, UnableToOpen
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +75,12 @@ class Sidecar:
         watched = _Watched(self._root)
         try:
             while not self._stops.is_set():
-                wants_booking = watched.sync_when_woken()
+                try:
+                    wants_booking = watched.sync_when_woken()
+                except OSError as error:  # no file is left to open: look again in a moment
+                    log.error("journals cannot be watched now", error=str(error))
+                    self._stops.wait(timeout=DISCOVER_SECONDS)
+                    continue
                 if wants_booking:
                     self._books_now.set()
         finally:
@@ -143,11 +148,11 @@ class _Watched:
         return wants_booking
 
     def _each(self, sync: Callable[[JournalReader], None]) -> None:
-        for descriptor, reader in list(self._journals.items()):
+        for reader in list(self._journals.values()):
             try:
                 sync(reader)
-            except FileNotFoundError:
-                self._forget(descriptor)
+            except UnableToOpen:
+                continue  # removed meanwhile, which is discovered; or no file is left to open
             except OSError as error:
                 log.critical(
                     "a journal cannot be made durable", journal=reader.name, error=str(error)

@@ -21,6 +21,10 @@ READ_BYTES_MAX = frames.FRAME_BYTES_MAX * 256
 _Read = tuple[list[Frame | Damage], int]
 
 
+class UnableToOpen(Exception):
+    """A file of the journal cannot be opened now. Says nothing about what is written in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Frames in order, and the position from which to read on."""
@@ -128,15 +132,18 @@ class JournalReader:
             for base in place.segment_bases(self.directory):
                 if self.page.durable < base + self.page.segment_bytes and base < position:
                     _sync_file(place.segment_path(self.directory, base))
-        except FileNotFoundError:
-            return  # ingested and deleted meanwhile
+        except UnableToOpen:
+            return  # ingested and deleted meanwhile, or no file is left to open: nothing is lost
         except OSError:
             self.page.fail()
             raise
         self.page.durable = position
 
     def sync_slots(self) -> None:
-        """Make the table of calls in flight durable: what a power loss may lose is this old."""
+        """Make the table of calls in flight durable: what a power loss may lose is this old.
+
+        Raises UnableToOpen, OSError.
+        """
         _sync_file(self.directory / "slots")
 
     def open_slots(self) -> Iterator[OpenSlot]:
@@ -195,7 +202,11 @@ def _is_unused_end(rest: bytes) -> bool:
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Raises UnableToOpen, and OSError when the disk has refused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UnableToOpen(str(path)) from error
     try:
         os.fdatasync(descriptor)
     finally:

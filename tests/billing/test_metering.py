@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import calls, checks, leases, ledger, metering, prices, pricing, purses
+from billing import calls, checks, leases, ledger, metering, prices, pricing, purses, sidecar
 from billing.models import Journal, Lease, Transfer, UsageRecord
 from tests import factories
 
@@ -611,6 +611,29 @@ async def test_without_a_sidecar_the_process_makes_its_log_durable_itself(
     await asyncio.wait_for(call.settle(ending()), 20)
     assert meter.journal.page.durable == meter.journal.page.written
     await meter.stop()
+
+
+async def test_without_a_file_to_open_the_sidecar_looks_again(
+    meter, organization, opening, monkeypatch
+):
+    call = await meter.open(opening())
+    watch, failures = sidecar._Watched.sync_when_woken, []
+
+    def fail_twice(self):
+        if len(failures) < 2:
+            failures.append(True)
+            raise OSError(24, "Too many open files")
+        return watch(self)
+
+    monkeypatch.setattr(sidecar._Watched, "sync_when_woken", fail_twice)
+    await call.settle(ending())
+
+    async def looks_again():
+        return len(failures) == 2
+
+    await asyncio.wait_for(until(looks_again), 20)
+    assert meter._sidecar._syncer.is_alive()
+    assert await differences() == []
 
 
 async def test_a_disk_that_refuses_to_sync_ends_the_process_and_promises_nothing(

@@ -10,7 +10,7 @@ from billing.journal import directory as place
 from billing.journal import frames
 from billing.journal.directory import UnableToOpenJournal
 from billing.journal.frames import Damage, Frame
-from billing.journal.reader import JournalReader
+from billing.journal.reader import JournalReader, UnableToOpen
 from billing.journal.writer import JournalWriter, NoRoom
 
 SEGMENT = 64 * 1024
@@ -130,6 +130,23 @@ def test_syncing_says_how_far_the_log_is_durable(writer, reader):
     assert writer.page.durable == end
     writer.sync()
     assert writer.page.durable == end
+
+
+def test_a_file_that_cannot_be_opened_is_no_failed_sync(writer, reader, monkeypatch):
+    """A process that has no descriptor left for a moment is not a disk that loses what it took."""
+    end = writer.append(b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.journal.reader.os.open", refuse_to_open)
+        reader.sync()
+        with pytest.raises(UnableToOpen):
+            reader.sync_slots()
+    assert (reader.page.is_failed, reader.page.durable) == (False, 0)
+    reader.sync()
+    assert reader.page.durable == end
+
+
+def refuse_to_open(*_):
+    raise OSError(24, "Too many open files")
 
 
 def test_a_page_says_what_it_is_before_the_journal_is_ready(make_writer, monkeypatch, tmp_path):
