@@ -7,6 +7,7 @@ from billing.pricing import Usage
 from gateway.dialects import (
     anthropic_answers,
     anthropic_frames,
+    chat_answers,
     gemini_answers,
     gemini_reading,
     openai_chat,
@@ -42,7 +43,7 @@ def test_buckets_are_disjoint_whatever_the_parts_claim(
 @given(USAGES)
 def test_every_wire_tells_all_tokens_and_reads_them_back(usage: Usage) -> None:
     again = (
-        openai_chat.read_usage_object(openai_chat.write_usage_object(usage)),
+        chat_answers.read_usage_object(openai_chat.write_usage_object(usage)),
         responses_objects.read_usage(responses_objects.write_usage(usage)),
         anthropic_answers.UsageTotals().merge(anthropic_frames.write_usage(usage)),
         gemini_reading.UsageReader().read({"usageMetadata": gemini_answers.write_usage(usage)}),
@@ -56,7 +57,7 @@ def test_every_wire_tells_all_tokens_and_reads_them_back(usage: Usage) -> None:
 
 @given(USAGES)
 def test_what_a_wire_can_itemise_comes_back_in_its_bucket(usage: Usage) -> None:
-    chat = openai_chat.read_usage_object(openai_chat.write_usage_object(usage))
+    chat = chat_answers.read_usage_object(openai_chat.write_usage_object(usage))
     assert chat is not None
     assert chat.audio_input == usage.audio_input
     assert chat.audio_cache_read == usage.audio_cache_read

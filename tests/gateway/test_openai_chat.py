@@ -14,11 +14,11 @@ from openai.types.chat import ChatCompletionChunk
 from billing.pricing import Usage
 from gateway import refusals, sse
 from gateway.dialects.base import Inspection, Reply, Target, TruncatedStream, UnreadableAnswer
+from gateway.dialects.chat_answers import read_usage_object
 from gateway.dialects.openai_chat import (
     ChatClient,
     ChatPassThrough,
     ChatUpstream,
-    read_usage_object,
     write_usage_object,
 )
 from gateway.events import (
