@@ -129,7 +129,7 @@ class JournalReader:
         if position <= self.page.durable or self.page.is_failed:
             return
         try:
-            for base in place.segment_bases(self.directory):
+            for base in self._segment_bases():
                 if self.page.durable < base + self.page.segment_bytes and base < position:
                     _sync_file(place.segment_path(self.directory, base))
         except UnableToOpen:
@@ -138,6 +138,13 @@ class JournalReader:
             self.page.fail()
             raise
         self.page.durable = position
+
+    def _segment_bases(self) -> list[int]:
+        """Raises UnableToOpen: looking into a directory takes a file descriptor, too."""
+        try:
+            return place.segment_bases(self.directory)
+        except OSError as error:
+            raise UnableToOpen(str(self.directory)) from error
 
     def sync_slots(self) -> None:
         """Make the table of calls in flight durable: what a power loss may lose is this old.

@@ -132,17 +132,22 @@ def test_syncing_says_how_far_the_log_is_durable(writer, reader):
     assert writer.page.durable == end
 
 
-def test_a_file_that_cannot_be_opened_is_no_failed_sync(writer, reader, monkeypatch):
+@pytest.mark.parametrize("call", ["open", "listdir"])
+def test_a_file_that_cannot_be_opened_is_no_failed_sync(writer, reader, monkeypatch, call):
     """A process that has no descriptor left for a moment is not a disk that loses what it took."""
     end = writer.append(b"one")
     with monkeypatch.context() as patch:
-        patch.setattr("billing.journal.reader.os.open", refuse_to_open)
+        patch.setattr(os, call, refuse_to_open)
         reader.sync()
-        with pytest.raises(UnableToOpen):
-            reader.sync_slots()
     assert (reader.page.is_failed, reader.page.durable) == (False, 0)
     reader.sync()
     assert reader.page.durable == end
+
+
+def test_slots_that_cannot_be_opened_are_told_from_a_failed_sync(writer, reader, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UnableToOpen):
+        patch.setattr(os, "open", refuse_to_open)
+        reader.sync_slots()
 
 
 def refuse_to_open(*_):
