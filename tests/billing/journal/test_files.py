@@ -145,9 +145,10 @@ def test_a_file_that_cannot_be_opened_is_no_failed_sync(writer, reader, monkeypa
 
 
 def test_slots_that_cannot_be_opened_are_told_from_a_failed_sync(writer, reader, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(UnableToOpen):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse_to_open)
-        reader.sync_slots()
+        with pytest.raises(UnableToOpen):
+            reader.sync_slots()
 
 
 def refuse_to_open(*_):
