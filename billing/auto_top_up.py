@@ -118,6 +118,10 @@ def buy_if_low(organization_id: int, *, at: datetime) -> Payment | None:
             AutoTopUp.objects.filter(pk=setting.pk).update(is_enabled=False)
             return None
         payment = _remember(setting, customer, at)
+        if payment is not None and not _is_low(setting):
+            # Another worker's was paid after we had looked; none can be while ours is open.
+            transaction.set_rollback(True)
+            return None
     if payment is not None:
         charge(payment, at=at)
     return payment
@@ -128,14 +132,17 @@ def _is_wanted(setting: AutoTopUp, at: datetime) -> bool:
         return False
     if setting.organization.is_suspended(at=at):
         return False
-    credit = LedgerAccount.objects.filter(
-        organization_id=setting.organization_id, kind=LedgerAccount.Kind.CREDITS
-    ).first()
-    posted = credit.posted_nanos if credit else 0
-    return posted < setting.threshold_nanos and (
+    return _is_low(setting) and (
         spent_this_month_nanos(setting.organization_id, at) + setting.amount_nanos
         <= setting.monthly_cap_nanos
     )
+
+
+def _is_low(setting: AutoTopUp) -> bool:
+    credit = LedgerAccount.objects.filter(
+        organization_id=setting.organization_id, kind=LedgerAccount.Kind.CREDITS
+    ).first()
+    return (credit.posted_nanos if credit else 0) < setting.threshold_nanos
 
 
 def switch_off_if_low(organization_id: int) -> bool:
@@ -271,15 +278,16 @@ def decline(payment: Payment, failure: str, *, at: datetime) -> str:
     An automatic one is tried again later, or no more when that has failed too often.
     """
     with transaction.atomic():
+        # In the order of `buy_if_low`: the setting, then payments.
+        setting = None
+        if payment.kind == Kind.AUTO:
+            setting = (
+                AutoTopUp.objects.select_for_update(no_key=True)
+                .filter(organization_id=payment.organization_id)
+                .first()
+            )
         if not payments.end(payment, Status.FAILED, failure=failure, at=at):
             return "Ended before."
-        if payment.kind != Kind.AUTO:
-            return failure
-        setting = (
-            AutoTopUp.objects.select_for_update(no_key=True)
-            .filter(organization_id=payment.organization_id)
-            .first()
-        )
         if setting is None:
             return failure
         setting.declines += 1

@@ -1,13 +1,14 @@
 """Auto top-up: one purchase at a time, within its limits, and it gives up after declines."""
 
+import threading
 from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from billing import auto_top_up, checks, ledger, refunds, tasks
+from billing import auto_top_up, checks, ledger, payments, refunds, tasks
 from billing.models import AutoTopUp, Payment, PaymentCustomer
 from tests import factories
 from tests.billing.conftest import at_once
@@ -33,6 +34,22 @@ def configure(organization, owner, **changes):
         "monthly_cap_nanos": 50 * DOLLAR,
     }
     return auto_top_up.configure(organization, **(wanted | changes), by=owner, at=timezone.now())
+
+
+def make_buyer(stripe):
+    """An organization without credit that buys by itself, for tests without one transaction."""
+    organization = factories.make_organization()
+    owner = factories.make_member(organization=organization, role="OWNER")
+    customer = stripe.call("POST", "/v1/customers", name="Acme")["id"]
+    PaymentCustomer.objects.create(
+        organization=organization,
+        provider_customer_id=customer,
+        payment_method_id=stripe.save_card(customer),
+        created_at=timezone.now(),
+    )
+    ledger.open_accounts(organization)
+    configure(organization, owner, monthly_cap_nanos=1000 * DOLLAR)
+    return organization
 
 
 def take(organization, dollars, key="c"):
@@ -293,17 +310,35 @@ def test_the_database_refuses_a_second_open_purchase(organization):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time anyway")
+def test_a_purchase_paid_between_looking_and_buying_is_not_made_again(stripe, monkeypatch):
+    """Two workers see an empty account, and the first one's purchase is paid before the second's
+    begins."""
+    organization = make_buyer(stripe)
+    monkeypatch.setattr(auto_top_up, "charge", lambda payment, *, at: None)
+    first = auto_top_up.buy_if_low(organization.pk, at=timezone.now())
+    remember = auto_top_up._remember
+
+    def be_paid():
+        payments.credit(
+            first, amount_nanos=20 * DOLLAR, provider_payment_id="pi_1", at=timezone.now()
+        )
+        connection.close()
+
+    def remember_late(*arguments):
+        other = threading.Thread(target=be_paid)
+        other.start()
+        other.join()
+        return remember(*arguments)
+
+    monkeypatch.setattr(auto_top_up, "_remember", remember_late)
+    assert auto_top_up.buy_if_low(organization.pk, at=timezone.now()) is None
+    assert list(organization.payments.all()) == [first]
+    assert dollars(organization) == 20
+
+
+@pytest.mark.django_db(transaction=True)
 def test_many_workers_at_once_buy_once(stripe):
-    organization = factories.make_organization()
-    owner = factories.make_member(organization=organization, role="OWNER")
-    customer = stripe.call("POST", "/v1/customers", name="Acme")["id"]
-    PaymentCustomer.objects.create(
-        organization=organization,
-        provider_customer_id=customer,
-        payment_method_id=stripe.save_card(customer),
-        created_at=timezone.now(),
-    )
-    ledger.open_accounts(organization)
-    configure(organization, owner, monthly_cap_nanos=1000 * DOLLAR)
+    organization = make_buyer(stripe)
     at_once(tasks.buy_credit)
     assert (charges(stripe), dollars(organization)) == ([2000], 20)
