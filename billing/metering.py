@@ -13,7 +13,9 @@ deployments: their ids are plain values here.
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -38,6 +40,7 @@ from billing.pricing import UnpricedBucket, Usage
 from billing.purses import RECLAIM_AFTER, Purse, Wish
 from billing.purses import BillingUnavailable as BillingUnavailable
 from billing.sidecar import Sidecar
+from billing.tally import Lag, Tally
 from orgs import failpoints
 
 log = structlog.get_logger(__name__)
@@ -150,6 +153,22 @@ class Call:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What monitoring asks of a serving process; bytes and seconds are of its own journal.
+
+    `unbooked_seconds`: how long the oldest settlement has waited to be booked. `leased_nanos`: the
+    credit it holds on lease that no call in flight has set aside.
+    """
+
+    calls_in_flight: int
+    slots_free: int
+    unbooked_bytes: int
+    unbooked_seconds: float
+    leased_nanos: int
+    is_failed: bool
+
+
 _current: "Meter | None" = None
 
 
@@ -172,6 +191,23 @@ class Meter:
         self._is_running = False
         self._calls: dict[UUID, Call] = {}
         self._sidecar: Sidecar | None = None
+        self.tally = Tally()
+        self._lag = Lag()
+
+    def vitals(self) -> Vitals:
+        """How this process's metering does now. Only while it runs."""
+        page = self.journal.page
+        written, booked = page.written, min(page.ingested, page.written)
+        return Vitals(
+            calls_in_flight=len(self._calls),
+            slots_free=self.journal.slots.free_count,
+            unbooked_bytes=written - booked,
+            unbooked_seconds=self._lag.seconds(
+                booked=booked, written=written, now=time.monotonic()
+            ),
+            leased_nanos=self.purse.free_nanos,
+            is_failed=page.is_failed,
+        )
 
     # --- Life -----------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -287,6 +323,8 @@ class Meter:
             self._fail(f"The journal cannot be written: {error}")
             return UNLIMITED
         self.journal.slots.free(call._slot)
+        self.tally.add(call.opening, ending, cost)
+        self._lag.wrote(position, time.monotonic())
         failpoints.reach("web.after_slot_freed")
         if call._lease is not None:
             call._lease.settle(call._held, cost)

@@ -99,6 +99,11 @@ class Purse:
         """Whether the database has been heard of lately enough to spend what it granted."""
         return time.monotonic() - self._renewed_at <= LEASE_SECONDS_MAX
 
+    @property
+    def free_nanos(self) -> int:
+        """Credit on lease that nothing is set aside of, over all organizations."""
+        return sum(max(lease.free, 0) for lease in self._leases.values())
+
     def lease(self, organization_id: int) -> Lease:
         """The organization's lease, empty at first; it counts as used now."""
         lease = self._leases.get(organization_id)

@@ -20,7 +20,7 @@ from django.conf import settings  # noqa: E402
 from django.http.request import validate_host  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
-from config import checks, edge, embedded, garbage  # noqa: E402
+from config import checks, edge, embedded, garbage, metrics  # noqa: E402
 from config.edge import Receive, Scope, Send  # noqa: E402
 from deployments import consumers, sites, socket_urls, uploads  # noqa: E402
 from gateway.app import GatewayApp  # noqa: E402
@@ -58,6 +58,8 @@ class Platform:
             await sites.site_app(scope, receive, send, deploy_id)
         elif scope["path"] == "/health":
             await edge.send_health(send)
+        elif scope["path"] == metrics.PATH:
+            await metrics.send_metrics(scope, send)
         elif self._only_ai or scope["path"].startswith(AI_PREFIX):
             await self._ai(scope, receive, send)
         elif scope["path"].startswith(UPLOAD_PREFIX):

@@ -47,6 +47,8 @@ KEY_PEPPER = env.secret(
 VAULT_KEY = env.secret(
     "VAULT_KEY", fallback_file=DATA_DIR / "secrets" / "vault_key", generate=EMBEDDED
 )
+# Who may read /metrics; empty: nobody.
+METRICS_TOKEN = env.text("METRICS_TOKEN")
 
 # --- Applications ----------------------------------------------------------------------------
 # Daphne serves `runserver` alone, and brings all of Twisted, a fifth of every process's start.
