@@ -1,6 +1,6 @@
 """Tallies of one process, for monitoring: what its calls came to, and how late they are booked.
 
-In memory only, since the process's start. Owns counting at the price of a settlement's noise; bills
+In memory only, since the process's start. Owns counting, at about a microsecond a call; bills
 are made of usage records, never of these. Times are arguments. Must not know how it is read.
 """
 
