@@ -53,7 +53,7 @@ class Tally:
     def add(self, opening: Opening, ending: Ending, cost_nanos: int) -> None:
         """A call has been settled."""
         served = ending.served or opening
-        key = (served.provider, served.upstream_model, str(ending.status))
+        key = (served.provider, served.upstream_model, ending.status)
         total = self.sums.get(key)
         if total is None:
             total = self.sums[key] = Sum()
