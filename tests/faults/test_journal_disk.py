@@ -19,6 +19,8 @@ pytestmark = pytest.mark.faults
 SEGMENT = 64 * 1024
 RUNNING = 4
 CALLS_MAX = 400
+# So that so many take several seconds: the disk's free space is looked at once in a second.
+PAUSE_SECONDS = 0.01
 WATERMARK = 1024 * 1024
 
 
@@ -93,6 +95,7 @@ async def call_until(clients: Clients, name: str, status: int) -> Seen:
         seen = await clients.call(f"{name}-{number}", tokens=2, pause_ms=0)
         if seen.status == status:
             break
+        await asyncio.sleep(PAUSE_SECONDS)
     return seen
 
 
