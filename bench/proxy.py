@@ -6,7 +6,8 @@ Uses SQLite in a temporary folder, or DATABASE_URL (a database made for the purp
 and the clients are processes of their own; what counts is the CPU time the kernel charged to the
 web process, all threads included: those that make settlements durable and book them, too. Beside
 each figure stands what bench/forwarder.py takes for the same bytes. Exit code 1 when a budget is
-exceeded; streams whose chunks arrive one by one have none, most of theirs being the kernel's.
+exceeded; streams whose chunks arrive one by one have none yet, and take more than the budgets of
+those that come as fast as they can, of which several are read at once.
 """
 
 import asyncio

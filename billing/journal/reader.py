@@ -49,7 +49,6 @@ class JournalReader:
                 f"{directory} was written in format {self.page.format}; this version reads "
                 f"{FORMAT}. Ingest it with the version that wrote it."
             )
-        self._synced: dict[int, int] = {}
 
     def read(self, position: int, *, is_dead: bool, frames_max: int = 1000) -> Batch:
         """Frames from `position` on.
