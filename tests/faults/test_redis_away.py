@@ -1,12 +1,13 @@
 """Redis dies, is emptied, stands still, holds nonsense: no number in billing changes."""
 
 import asyncio
+import socket
 
 import pytest
 from redis.exceptions import RedisError
 
 from tests.faults.client import Clients
-from tests.faults.platform import Platform
+from tests.faults.platform import Platform, wait_for
 from tests.faults.story import calls_around, every_call_ended_and_is_booked
 from tests.gateway.redis_server import RedisServer
 
@@ -51,7 +52,26 @@ def empty(redis: RedisServer) -> None:
 
 
 def pause(redis: RedisServer) -> None:
-    redis.client.client_pause(5_000)
+    redis.client.client_pause(60_000)
+
+
+def sleep(redis: RedisServer) -> None:
+    """As while somebody's slow command runs: nobody gets an answer."""
+    with socket.create_connection(("127.0.0.1", redis.port)) as asking:
+        asking.sendall(b"DEBUG SLEEP 60\r\n")
+    wait_for(lambda: hangs(redis), what="Redis to sleep")
+
+
+def hangs(redis: RedisServer) -> bool:
+    """Whether it leaves a question without an answer."""
+    try:
+        with socket.create_connection(("127.0.0.1", redis.port), timeout=1) as asking:
+            asking.sendall(b"PING\r\n")
+            return not asking.recv(64)
+    except TimeoutError:
+        return True
+    except ConnectionError:  # there is none
+        return False
 
 
 def hold_nonsense(redis: RedisServer) -> None:
@@ -71,8 +91,11 @@ FAULTS = {
     "restarted without data": restart_empty,
     "emptied": empty,
     "paused": pause,
+    "asleep": sleep,
     "full of nonsense": hold_nonsense,
 }
+# For a minute, longer than anybody here waits: calls go on without it.
+HANGS = ("paused", "asleep")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -80,6 +103,7 @@ def test_calls_go_on_and_no_number_changes(platform, upstream, redis, fault):
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
     asyncio.run(calls_around(clients, lambda: FAULTS[fault](redis), lambda: None))
+    assert hangs(redis) == (fault in HANGS)
     if fault == "killed":
         with pytest.raises(RedisError):
             redis.client.ping()
