@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from billing.models import UsageRecord
-from tests.gateway.conftest import ApiClient, Tenant
+from tests.gateway.conftest import Answer, ApiClient, Tenant
 from tests.gateway.test_proxy import record_of
 
 Status = UsageRecord.Status
+Ask = Callable[[ApiClient], Awaitable[Answer]]
 DONE = b"data: [DONE]\n\n"
 TOKENS = 3
 SERIOUS = {"prompt_tokens": 12, "completion_tokens": TOKENS, "total_tokens": 15}
@@ -60,7 +61,7 @@ BODIES = {
     ),
     "no space after the colon": (CONTENT + report(SERIOUS) + DONE).replace(b"data: ", b"data:"),
     "NUL in the text": chunk("\0") * TOKENS + report(SERIOUS) + DONE,
-    "an event of 10 MB": CONTENT + chunk("x" * 10_000_000) + report(SERIOUS) + DONE,
+    "NUL bytes": CONTENT.replace(b"\n\n", b"\n\0\n\n") + b"\0\n\n" + report(SERIOUS) + DONE,
 }
 
 
@@ -84,21 +85,60 @@ async def says(settings: Any) -> AsyncIterator[Callable[[bytes], None]]:
     await server.wait_closed()
 
 
+async def forwarded(api: ApiClient) -> Answer:
+    """A stream for a client of the provider's own wire."""
+    return await api.chat(stream=True)
+
+
+async def translated(api: ApiClient) -> Answer:
+    """A stream for a client of another wire."""
+    asked = [{"role": "user", "content": "Hello"}]
+    body = {"model": "gpt-4o", "messages": asked, "max_tokens": 100, "stream": True}
+    return await api.call("/messages", body)
+
+
+WAYS = (forwarded, translated)
+
+
+@pytest.mark.parametrize("ask", WAYS)
 @pytest.mark.parametrize("body", BODIES)
 async def test_a_strange_stream_is_one_record_of_what_can_be_true(
-    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, body: str
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, body: str, ask: Ask
 ) -> None:
     says(HEAD + b"\r\n" + BODIES[body])
-    answer = await api.chat(stream=True)
+    answer = await ask(api)
     assert answer.status == 200
     record = await record_of(tenant)
     # Either what the provider says in earnest, or an estimate by what was relayed.
-    assert record.output_tokens in (0, TOKENS, TOKENS + 1)
+    assert record.status == Status.FINISHED
+    assert record.output_tokens == (0 if body == "usage zero" else TOKENS)
     assert 0 <= record.input_tokens < 1_000
     assert 0 <= record.cost_nanos < 10_000_000
-    if body != "an event of 10 MB":
-        assert record.status == Status.FINISHED
-        assert record.output_tokens == (0 if body == "usage zero" else TOKENS)
+
+
+@pytest.mark.parametrize("ask", WAYS)
+async def test_an_event_of_ten_megabytes_ends_its_stream_and_is_not_relayed(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, ask: Ask
+) -> None:
+    says(HEAD + b"\r\n" + CONTENT + chunk("x" * 10_000_000) + report(SERIOUS) + DONE)
+    answer = await ask(api)
+    assert "failed to answer this request" in answer.messages[-1]
+    assert b"x" * 100 not in answer.body
+    record = await record_of(tenant)
+    assert (record.status, record.output_tokens) == (Status.UPSTREAM_ERROR, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"), [(forwarded, Status.FINISHED), (translated, Status.UPSTREAM_ERROR)]
+)
+async def test_a_nul_where_json_has_no_place_for_it_is_one_record(
+    api: ApiClient, says: Callable[[bytes], None], tenant: Tenant, ask: Ask, status: str
+) -> None:
+    says(HEAD + b"\r\n" + CONTENT + chunk("~").replace(b"~", b"\0") + report(SERIOUS) + DONE)
+    await ask(api)
+    record = await record_of(tenant)
+    assert record.status == status
+    assert record.output_tokens <= TOKENS
 
 
 async def test_a_stream_of_single_bytes_is_read_whole(

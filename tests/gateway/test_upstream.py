@@ -335,11 +335,22 @@ async def test_a_whole_answer_that_stops_in_the_middle_is_a_504(
     assert await outcomes_of(tenant) == ["idle_timeout"]
 
 
+async def dripping(request: web.Request) -> web.StreamResponse:
+    """A byte at a time, for ever: never silent for long, and soon inside a message that lasts."""
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    await response.write(TEXT[0])
+    while True:
+        await response.write(b":")
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("endless", [streamed(*TEXT[:3] * 1000), dripping])
 async def test_a_stream_that_never_ends_is_ended(
-    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant
+    api: ApiClient, app: GatewayApp, provider: Provider, tenant: Tenant, endless: Any
 ) -> None:
     shorten(app, total=0.5)
-    provider.handler = streamed(*TEXT[:3] * 1000)
+    provider.handler = endless
     answer = await api.chat(stream=True)
     assert '"upstream_timeout"' in answer.messages[-1]
     assert (await record_of(tenant)).status == Status.TIMEOUT
