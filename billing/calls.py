@@ -1,17 +1,16 @@
-"""A metered call as values: what is known when it opens, how it ended, and its usage record's row.
+"""A metered call as values: what is known when it opens, how it ended, and what it used.
 
-Must not know how or when rows are written.
+Must not know how or when it is written down.
 """
 
 import itertools
-import json
 import os
 import uuid
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from billing import pricing, rows
+from billing import pricing
 from billing.models import UsageRecord
 
 _epoch = 0
@@ -137,80 +136,3 @@ def _output(told: pricing.Usage, relayed: int) -> int:
     A piece may have been sound or an image, which is told in a bucket of its own.
     """
     return told.output + max(0, relayed - told.whole_output)
-
-
-USAGE_COLUMNS = (
-    "call_id",
-    "organization_id",
-    "workspace_id",
-    "deployment_id",
-    "deploy_id",
-    "key_id",
-    "request_id",
-    "endpoint",
-    "is_stream",
-    "model_requested",
-    "model_served",
-    "provider",
-    "upstream_model",
-    "upstream_request_id",
-    "status",
-    "http_status",
-    "error_code",
-    "attempts",
-    "usage_source",
-    *(f"{bucket}_tokens" for bucket in pricing.BUCKETS),
-    "reasoning_tokens",
-    "price_version_id",
-    "margin_basis_points",
-    "cost_nanos",
-    "held_nanos",
-    "transfer_id",
-    "started_at",
-    "duration_ms",
-    "first_token_ms",
-)
-
-
-def usage_row(
-    opening: Opening, ending: Ending, *, cost_nanos: int, transfer_id: int | None
-) -> list[Any]:
-    """Values for USAGE_COLUMNS. Outside text is cut to its column, so that it cannot be refused."""
-    usage = ending.usage
-    served = ending.served or opening
-    return [
-        rows.uuid_for(opening.call_id),
-        opening.organization_id,
-        opening.workspace_id,
-        opening.deployment_id,
-        opening.deploy_id,
-        opening.key_id,
-        _text(opening.request_id, 64),
-        _text(opening.endpoint, 40),
-        opening.is_stream,
-        _text(opening.model_requested, 120),
-        _text(ending.model_served, 120),
-        served.provider,
-        served.upstream_model,
-        _text(ending.upstream_request_id, 200),
-        str(ending.status),
-        ending.http_status,
-        _text(ending.error_code, 64),
-        json.dumps(ending.attempts) if ending.attempts else "[]",
-        str(ending.usage_source),
-        *usage.counts,
-        usage.reasoning,
-        served.price.version_id,
-        opening.margin_basis_points,
-        cost_nanos,
-        opening.hold_nanos,
-        transfer_id,
-        rows.datetime_for(opening.started_at),
-        max(0, ending.duration_ms),
-        ending.first_token_ms,
-    ]
-
-
-def _text(value: str, length_max: int) -> str:
-    """PostgreSQL keeps neither NUL nor more than the column's length."""
-    return value[:length_max].replace("\x00", "")

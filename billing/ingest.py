@@ -11,16 +11,17 @@ process (billing/sidecar.py).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
-from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db import DataError, IntegrityError, OperationalError, transaction
 
-from billing import calls, charges, leases, pricing, rows
+from billing import calls, charges, leases, pricing, usage_rows
 from billing.calls import Ending, Opening
 from billing.journal import directory as place
 from billing.journal import records
@@ -36,15 +37,28 @@ from orgs.models import Organization
 log = structlog.get_logger(__name__)
 
 BATCH_MAX = 500
+# What a dead letter's column takes: a damaged count may have come to more.
+KEPT_NANOS_MAX = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A settlement to be booked, with where it was read."""
 
     position: int
     raw: bytes
     settlement: Settlement
+
+    @property
+    def call_id(self) -> bytes:
+        return self.settlement.description.call_id
+
+    @property
+    def organization_id(self) -> int:
+        return self.settlement.description.organization_id
+
+    @property
+    def cost_nanos(self) -> int:
+        return self.settlement.outcome.cost_nanos
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +219,15 @@ class Ingester:
 
         The database checks foreign keys when it commits: too late to refuse one record alone.
         """
-        opening, ending, cost = _parts(entry)
-        if not self._is_known(opening.organization_id):
-            return _refused(entry, f"There is no organization {opening.organization_id}.")
+        if not self._is_known(entry.organization_id):
+            return _refused(entry, f"There is no organization {entry.organization_id}.")
         try:
-            computed = calls.cost_nanos(opening, ending)
+            cost = records.cost_nanos(entry.settlement)
         except pricing.UnpricedBucket as error:
             return _refused(entry, f"The price has no rate for {error} tokens.")
-        if computed != cost:
-            return _refused(entry, f"It says {cost} nano-dollars; its quantities cost {computed}.")
+        said = entry.cost_nanos
+        if cost != said:
+            return _refused(entry, f"It says {said} nano-dollars; its quantities cost {cost}.")
         return entry
 
     def _is_known(self, organization_id: int) -> bool:
@@ -232,7 +246,7 @@ class Ingester:
         try:
             with transaction.atomic():
                 _book_new(entries, journal=journal, key=key, at=at)
-        except (IntegrityError, DataError) as error:
+        except (IntegrityError, DataError, OverflowError) as error:
             if len(entries) == 1:
                 return [_refused(entries[0], f"The database refuses it: {error}")]
             middle = len(entries) // 2
@@ -309,55 +323,41 @@ def _interrupted(opening: Opening, slot: OpenSlot, at: datetime) -> Settlement:
         error_code="process_died",
         duration_ms=max(0, int(elapsed.total_seconds() * 1000)),
     )
-    return Settlement(opening, ending, calls.cost_nanos(opening, ending))
-
-
-def _parts(entry: _Entry) -> tuple[Opening, Ending, int]:
-    settlement = entry.settlement
-    return settlement.opening, settlement.ending, settlement.cost_nanos
+    return records.settlement_of(opening, ending, calls.cost_nanos(opening, ending))
 
 
 def _refused(entry: _Entry, reason: str) -> _Refused:
-    opening, _, cost = _parts(entry)
-    return _Refused(entry.position, entry.raw, reason, opening.organization_id, cost)
+    return _Refused(entry.position, entry.raw, reason, entry.organization_id, entry.cost_nanos)
 
 
 def _book_new(entries: Sequence[_Entry], *, journal: str, key: str, at: datetime) -> None:
     """Charge and record the calls that are not recorded yet."""
-    known = _known_ids(entries)
-    fresh: dict[object, _Entry] = {}
+    known = usage_rows.known(entry.call_id for entry in entries)
+    fresh: dict[bytes, _Entry] = {}
     for entry in entries:
-        call_id = entry.settlement.opening.call_id
-        if call_id not in known:
-            fresh.setdefault(call_id, entry)
-    costs: dict[int, int] = {}
-    for entry in fresh.values():
-        opening, _, cost = _parts(entry)
-        if cost:
-            costs[opening.organization_id] = costs.get(opening.organization_id, 0) + cost
-    posted = charges.post(costs, journal=journal, key=f"usage:{key}", at=at)
+        if entry.call_id not in known:
+            fresh.setdefault(entry.call_id, entry)
+    if not fresh:
+        return
+    posted = charges.post(_costs(fresh.values()), journal=journal, key=f"usage:{key}", at=at)
     failpoints.reach("ingest.after_charge")
-    _insert_records(list(fresh.values()), posted)
+    usage_rows.add((entry.settlement, _paid_by(entry, posted)) for entry in fresh.values())
     failpoints.reach("ingest.after_records")
 
 
-def _known_ids(entries: Sequence[_Entry]) -> set[object]:
-    ids = [entry.settlement.opening.call_id for entry in entries]
-    if connection.vendor != "postgresql":
-        return set(UsageRecord.objects.filter(call_id__in=ids).values_list("call_id", flat=True))
-    # One parameter: the driver takes a twentieth of a batch's time to find a thousand.
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT call_id FROM billing_usagerecord WHERE call_id = ANY(%s)", [ids])
-        return {row[0] for row in cursor.fetchall()}
-
-
-def _insert_records(entries: Sequence[_Entry], posted: dict[int, charges.Posted]) -> None:
-    values = []
+def _costs(entries: Iterable[_Entry]) -> dict[int, int]:
+    """Organization -> nano-dollars above zero."""
+    costs: dict[int, int] = {}
     for entry in entries:
-        opening, ending, cost = _parts(entry)
-        transfer_id = posted[opening.organization_id].transfer_id if cost else None
-        values.append(calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id))
-    rows.copy("billing_usagerecord", calls.USAGE_COLUMNS, values)
+        if entry.cost_nanos:
+            so_far = costs.get(entry.organization_id, 0)
+            costs[entry.organization_id] = so_far + entry.cost_nanos
+    return costs
+
+
+def _paid_by(entry: _Entry, posted: Mapping[int, charges.Posted]) -> int | None:
+    """The transfer that a record names; None for a call that cost nothing."""
+    return posted[entry.organization_id].transfer_id if entry.cost_nanos else None
 
 
 def _keep(refused: Sequence[_Refused], *, journal: str, at: datetime) -> None:
@@ -378,7 +378,7 @@ def _keep(refused: Sequence[_Refused], *, journal: str, at: datetime) -> None:
                 raw=item.raw,
                 reason=item.reason[:300],
                 organization_id=item.organization_id,
-                cost_nanos=item.cost_nanos,
+                cost_nanos=min(item.cost_nanos, KEPT_NANOS_MAX),
                 created_at=at,
             )
             for item in refused

@@ -5,7 +5,7 @@ there are. Must not know Django: the hot path calls this. Why not micro-dollars:
 million tokens is 0.15 micro-dollars a token, so the scale must be finer than a token's price.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -199,8 +199,13 @@ def cost_nanos(price: Price, usage: Usage, margin_basis_points: int) -> int:
 
     The sum of tokens x rates, and the margin on top of the whole sum. Raises UnpricedBucket.
     """
-    whole_input, exact = usage.whole_input, 0
-    for bucket, tokens in zip(BUCKETS, usage.counts, strict=True):
+    return cost_of_counts(price, usage.counts, margin_basis_points)
+
+
+def cost_of_counts(price: Price, counts: Sequence[int], margin_basis_points: int) -> int:
+    """The same of a usage's `counts`, for who has no more of it than those."""
+    whole_input, exact = sum(counts[: len(INPUT_BUCKETS)]), 0
+    for bucket, tokens in zip(BUCKETS, counts, strict=True):
         if tokens:
             exact += tokens * price.nanos_per_million(bucket, whole_input)
     exact *= BASIS_POINTS + margin_basis_points

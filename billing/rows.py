@@ -1,15 +1,18 @@
 """Many rows into one table in one statement, past the ORM: the hot path's way to write.
 
 Owns only the shape of the statement. Must not know what the rows mean: callers own their tables
-and give values the database driver understands (see `datetime_for`, `uuid_for`).
+and give values the database driver understands (see `datetime_for`); a UUID may be its 32 digits.
 """
 
-import uuid
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.db import connection
+
+# What SQLite takes in one statement.
+PARAMETERS_MAX = 32_766
 
 
 def insert(
@@ -17,8 +20,8 @@ def insert(
 ) -> list[tuple[Any, ...]]:
     """Insert `rows` and return what `suffix` asks for (`RETURNING ...`), in no promised order.
 
-    `suffix` and the names are ours, never a user's text. The caller keeps rows x columns below
-    SQLite's limit of 32,766 parameters a statement.
+    `suffix` and the names are ours, never a user's text. The caller keeps rows x columns within
+    PARAMETERS_MAX.
     """
     row = f"({','.join(['%s'] * len(columns))})"
     statement = (
@@ -30,12 +33,14 @@ def insert(
         return cursor.fetchall() if "RETURNING" in suffix else []
 
 
-def copy(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Add many rows, by COPY on PostgreSQL. Raises IntegrityError, DataError: none is added."""
-    if not rows:
-        return
+def copy(table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Add many rows, by COPY on PostgreSQL, which takes them in while the next are made.
+
+    Raises IntegrityError, DataError and, of SQLite's driver, OverflowError: none is added.
+    """
     if connection.vendor != "postgresql":
-        insert(table, columns, rows)
+        for part in _parts(rows, PARAMETERS_MAX // len(columns)):
+            insert(table, columns, part)
         return
     statement = f"COPY {table} ({','.join(columns)}) FROM STDIN"
     with (
@@ -47,6 +52,12 @@ def copy(table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
             stream.write_row(values)
 
 
+def _parts(rows: Iterable[Sequence[Any]], length: int) -> Iterator[list[Sequence[Any]]]:
+    rest = iter(rows)
+    while part := list(itertools.islice(rest, length)):
+        yield part
+
+
 def placeholders(values: Iterable[object]) -> str:
     """`%s,%s,%s` for an `IN (...)` list of these values."""
     return ",".join("%s" for _ in values)
@@ -54,9 +65,10 @@ def placeholders(values: Iterable[object]) -> str:
 
 def datetime_for(value: datetime) -> Any:
     """An aware time as this database keeps it."""
-    return connection.ops.adapt_datetimefield_value(value)
+    return time_keeper()(value)
 
 
-def uuid_for(value: uuid.UUID) -> uuid.UUID | str:
-    """A UUID as this database keeps it."""
-    return value if connection.features.has_native_uuid_field else value.hex
+def time_keeper() -> Callable[[datetime], Any]:
+    """`datetime_for` for many times: finding the connection costs more than the rest of it."""
+    adapt: Callable[[datetime], Any] = connection.ops.adapt_datetimefield_value
+    return adapt

@@ -7,7 +7,8 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from billing import calls, charges, leases, ledger, metering, pricing, rows
+from billing import calls, charges, leases, ledger, metering, pricing, usage_rows
+from billing.journal import records
 from billing.models import PriceVersion, Transfer, UsageRecord
 from deployments.models import Deployment, Release
 from gateway.models import ModelRoute
@@ -201,8 +202,7 @@ def make_call(
             at=opening.started_at,
         )
         transfer_id = posted[organization.pk].transfer_id if cost else None
-        row = calls.usage_row(opening, ending, cost_nanos=cost, transfer_id=transfer_id)
-        rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
+        usage_rows.add([(records.settlement_of(opening, ending, cost), transfer_id)])
     return UsageRecord.objects.get(pk=opening.call_id)
 
 

@@ -4,10 +4,13 @@ MessagePack arrays with typed fields: decoding refuses a wrong type or a negativ
 that is read from a journal can be nonsense of the wrong shape. Fields are only ever appended, with
 defaults. Text from outside is cut to its column here, so that every record fits into a frame.
 Must not know files; prices are looked up by whoever decodes.
+
+A settlement is read as it was written, in fields that suit a database: making `Opening` and
+`Ending` of it again, as metering has them, took a third of the time in which it is booked.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any
@@ -16,12 +19,18 @@ from uuid import UUID
 import msgspec
 
 from billing.calls import Ending, Opening, Served
-from billing.pricing import RECORDED, Price, recorded
+from billing.pricing import BUCKETS, RECORDED, Price, cost_of_counts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 ATTEMPTS_MAX = 4
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+# The last moment that a `datetime` can say.
+Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)]
+Counts = Annotated[
+    tuple[Whole, ...], msgspec.Meta(min_length=len(RECORDED), max_length=len(RECORDED))
+]
+CallId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 PriceOf = Callable[[int], Price]
 
 
@@ -29,86 +38,93 @@ class UnreadableRecord(Exception):
     """Bytes that are no record of ours, or that name a price that does not exist."""
 
 
-class _OpeningRow(msgspec.Struct, array_like=True, gc=False):
-    call_id: bytes
-    organization_id: int
-    workspace_id: int
-    deployment_id: int
+class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A call as it was sent; times in microseconds since 1970."""
+
+    call_id: CallId
+    organization_id: Whole
+    workspace_id: Whole
+    deployment_id: Whole
     deploy_id: str
-    key_id: int
+    key_id: Whole
     request_id: str
     endpoint: str
     is_stream: bool
     model_requested: str
     provider: str
     upstream_model: str
-    price_version_id: int
-    margin_basis_points: int
-    hold_nanos: Count
-    started_at_us: Count
-    input_tokens_estimate: Count
-    output_tokens_max: Count
+    price_version_id: Whole
+    margin_basis_points: Whole
+    hold_nanos: Whole
+    started_at_us: Moment
+    input_tokens_estimate: Whole
+    output_tokens_max: Whole
 
 
-class _EndingRow(msgspec.Struct, array_like=True, gc=False):
+class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a call ended, and what it cost; `usage` are the counts of RECORDED."""
+
     status: str
-    http_status: int
-    usage: tuple[Count, ...]
+    http_status: Whole
+    usage: Counts
     usage_source: str
     model_served: str
     upstream_request_id: str
     error_code: str
-    attempts: list[dict[str, Any]]
-    duration_ms: Count
-    first_token_ms: Count | None
-    cost_nanos: Count
+    # Flat: what cannot be kept as JSON, or is nested without end, is refused here.
+    attempts: list[dict[str, str | int]]
+    duration_ms: Whole
+    first_token_ms: Whole | None
+    cost_nanos: Whole
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_opening = msgspec.msgpack.Decoder(_OpeningRow).decode
-_decode_ending = msgspec.msgpack.Decoder(_EndingRow).decode
+_decode_description = msgspec.msgpack.Decoder(Description).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """One settled call, as read from a journal; cost in nano-dollars."""
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """One settled call, as read from a journal, with the price that it was sent at."""
 
-    opening: Opening
-    ending: Ending
-    cost_nanos: int
+    description: Description
+    outcome: Outcome
+    price: Price
+
+
+def describe(opening: Opening, served: Served | None = None) -> Description:
+    """What is known of a call; with `served`, as one that this other candidate serves."""
+    serving = served or opening
+    return Description(
+        opening.call_id.bytes,
+        opening.organization_id,
+        opening.workspace_id,
+        opening.deployment_id,
+        opening.deploy_id[:63],
+        opening.key_id,
+        _cut(opening.request_id, 64),
+        opening.endpoint[:40],
+        opening.is_stream,
+        _cut(opening.model_requested, 120),
+        _cut(serving.provider, 40),
+        _cut(serving.upstream_model, 120),
+        serving.price.version_id,
+        opening.margin_basis_points,
+        opening.hold_nanos,
+        (opening.started_at - EPOCH) // MICROSECOND,
+        opening.input_tokens_estimate,
+        opening.output_tokens_max,
+    )
 
 
 def encode_opening(opening: Opening, served: Served | None = None) -> bytes:
-    """The description of a call; with `served`, as one that this other candidate serves."""
-    serving = served or opening
-    return _encode(
-        _OpeningRow(
-            opening.call_id.bytes,
-            opening.organization_id,
-            opening.workspace_id,
-            opening.deployment_id,
-            opening.deploy_id[:63],
-            opening.key_id,
-            _cut(opening.request_id, 64),
-            opening.endpoint[:40],
-            opening.is_stream,
-            _cut(opening.model_requested, 120),
-            _cut(serving.provider, 40),
-            _cut(serving.upstream_model, 120),
-            serving.price.version_id,
-            opening.margin_basis_points,
-            opening.hold_nanos,
-            (opening.started_at - EPOCH) // MICROSECOND,
-            opening.input_tokens_estimate,
-            opening.output_tokens_max,
-        )
-    )
+    """The description of a call as bytes; `served` as for `describe`."""
+    return _encode(describe(opening, served))
 
 
 def decode_opening(data: bytes, price_of: PriceOf) -> Opening:
     """The call that was described. Raises UnreadableRecord."""
     try:
-        row = _decode_opening(data)
+        row = _decode_description(data)
         return Opening(
             call_id=UUID(bytes=row.call_id),
             organization_id=row.organization_id,
@@ -129,13 +145,13 @@ def decode_opening(data: bytes, price_of: PriceOf) -> Opening:
             input_tokens_estimate=row.input_tokens_estimate,
             output_tokens_max=row.output_tokens_max,
         )
-    except (msgspec.MsgspecError, ValueError, OverflowError, LookupError) as error:
+    except (msgspec.MsgspecError, ValueError, LookupError) as error:
         raise UnreadableRecord(f"No description of a call: {error!r}") from error
 
 
-def encode_settlement(description: bytes, ending: Ending, cost_nanos: int) -> bytes:
-    """A settlement: the description of the call as it was served, and how it ended."""
-    row = _EndingRow(
+def conclude(ending: Ending, cost_nanos: int) -> Outcome:
+    """How a call ended that cost so much."""
+    return Outcome(
         ending.status,
         ending.http_status,
         _counts(ending.usage),
@@ -148,7 +164,20 @@ def encode_settlement(description: bytes, ending: Ending, cost_nanos: int) -> by
         ending.first_token_ms,
         cost_nanos,
     )
-    return len(description).to_bytes(2, "big") + description + _encode(row)
+
+
+def encode_settlement(description: bytes, ending: Ending, cost_nanos: int) -> bytes:
+    """A settlement: the description of the call as it was served, and how it ended."""
+    return len(description).to_bytes(2, "big") + description + _encode(conclude(ending, cost_nanos))
+
+
+def settlement_of(opening: Opening, ending: Ending, cost_nanos: int) -> Settlement:
+    """What would be read of a call that was settled like this."""
+    return Settlement(
+        describe(opening, ending.served),
+        conclude(ending, cost_nanos),
+        (ending.served or opening).price,
+    )
 
 
 def bare(ending: Ending) -> Ending:
@@ -158,25 +187,23 @@ def bare(ending: Ending) -> Ending:
 
 def decode_settlement(payload: bytes, price_of: PriceOf) -> Settlement:
     """The settlement. Raises UnreadableRecord."""
-    length = int.from_bytes(payload[:2], "big")
-    opening = decode_opening(payload[2 : 2 + length], price_of)
+    end = 2 + int.from_bytes(payload[:2], "big")
     try:
-        row = _decode_ending(payload[2 + length :])
-        ending = Ending(
-            status=row.status,
-            http_status=row.http_status,
-            usage=recorded(row.usage),
-            usage_source=row.usage_source,
-            model_served=row.model_served,
-            upstream_request_id=row.upstream_request_id,
-            error_code=row.error_code,
-            attempts=tuple(row.attempts),
-            duration_ms=row.duration_ms,
-            first_token_ms=row.first_token_ms,
-        )
+        description = _decode_description(payload[2:end])
+        price = price_of(description.price_version_id)
+    except (msgspec.MsgspecError, ValueError, LookupError) as error:
+        raise UnreadableRecord(f"No description of a call: {error!r}") from error
+    try:
+        outcome = _decode_outcome(payload[end:])
     except (msgspec.MsgspecError, ValueError) as error:
         raise UnreadableRecord(f"No ending of a call: {error!r}") from error
-    return Settlement(opening, ending, row.cost_nanos)
+    return Settlement(description, outcome, price)
+
+
+def cost_nanos(settlement: Settlement) -> int:
+    """What its quantities cost, whatever it says. Raises UnpricedBucket."""
+    call, usage = settlement.description, settlement.outcome.usage
+    return cost_of_counts(settlement.price, usage[: len(BUCKETS)], call.margin_basis_points)
 
 
 _counts: "attrgetter[tuple[int, ...]]" = attrgetter(*RECORDED)

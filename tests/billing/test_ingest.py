@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 from datetime import timedelta
 
+import msgspec
 import pytest
 from django.db import connection, connections
 from django.utils import timezone
@@ -307,6 +308,39 @@ def test_nonsense_with_a_right_checksum_is_kept_aside(organization, settled, ing
     assert posted(organization) == 1_000_000 - COST
 
 
+NESTED = msgspec.Raw(b"\x91" * 3000 + b"\x90")
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("description", "call_id", b"short"),
+        ("description", "workspace_id", 2**64 - 1),
+        ("description", "started_at_us", 2**60),
+        ("outcome", "usage", [1000, 500]),
+        ("outcome", "http_status", 2**64 - 1),
+        ("outcome", "attempts", [{"provider": b"no text"}]),
+        ("outcome", "attempts", [{"provider": NESTED}]),
+    ],
+)
+def test_a_value_that_no_record_can_have_is_kept_aside(
+    organization, price, settled, ingester, writer, part, field, value
+):
+    opening = factories.make_opening(organization=organization, price=price)
+    settlement = records.settlement_of(opening, factories.make_ending(usage=USAGE), COST)
+    halves = {}
+    for name in ("description", "outcome"):
+        fields = msgspec.structs.asdict(getattr(settlement, name))
+        changed = {**fields, field: value} if name == part else fields
+        halves[name] = msgspec.msgpack.encode(list(changed.values()))
+    length = len(halves["description"]).to_bytes(2, "big")
+    writer.append(length + halves["description"] + halves["outcome"])
+    settled()
+    assert ingester.ingest(NOW) == 2
+    assert DeadLetter.objects.count() == 1
+    assert posted(organization) == 1_000_000 - COST
+
+
 def test_a_record_of_ten_megabytes_is_kept_aside_and_what_follows_its_segment_flows(
     organization, price, settled, ingester, tmp_path
 ):
@@ -381,6 +415,19 @@ def test_calls_of_a_dead_writer_are_charged_by_what_was_relayed(
     assert Journal.objects.get().closed_at == NOW
     assert not writer.directory.exists()
     assert checks.verify().differences == []
+
+
+def test_counts_in_a_slot_that_no_credit_could_pay_are_kept_aside(
+    organization, price, ingester, writer
+):
+    opening = factories.make_opening(organization=organization, price=price)
+    interrupted(writer, opening, relayed=1, reported=Usage(input=2**62))
+    interrupted(writer, factories.make_opening(organization=organization, price=price))
+    writer.close()
+    ingester.ingest(NOW)
+    assert "The database refuses it" in DeadLetter.objects.get().reason
+    assert UsageRecord.objects.get().status == "CRASHED"
+    assert Journal.objects.get().closed_at == NOW
 
 
 def test_a_call_that_settled_and_kept_its_slot_is_charged_once_and_in_full(

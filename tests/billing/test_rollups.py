@@ -9,7 +9,8 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing import calls, checks, rollups, rows, tasks, usage
+from billing import checks, rollups, tasks, usage, usage_rows
+from billing.journal import records
 from billing.models import UsageRecord, UsageRollup
 from billing.pricing import BUCKETS, Usage
 from config.celery import app
@@ -39,18 +40,12 @@ def call(organization, price):
 
 def insert_free_calls(organization, price, moments):
     """Records of calls that cost nothing, in one statement, past the ledger."""
-    rows.insert(
-        "billing_usagerecord",
-        calls.USAGE_COLUMNS,
-        [
-            calls.usage_row(
-                factories.make_opening(organization=organization, price=price, started_at=moment),
-                factories.make_ending(),
-                cost_nanos=0,
-                transfer_id=None,
-            )
-            for moment in moments
-        ],
+    openings = [
+        factories.make_opening(organization=organization, price=price, started_at=moment)
+        for moment in moments
+    ]
+    usage_rows.add(
+        (records.settlement_of(opening, factories.make_ending(), 0), None) for opening in openings
     )
 
 
@@ -135,7 +130,7 @@ def test_an_insert_that_is_undone_leaves_no_part(organization, price):
 def test_a_record_that_is_there_already_adds_no_part(call):
     record = call()
     before = stored()
-    columns = ",".join(calls.USAGE_COLUMNS)
+    columns = ",".join(usage_rows.COLUMNS)
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO billing_usagerecord ({columns}) SELECT {columns} "

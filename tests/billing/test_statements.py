@@ -10,7 +10,8 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 
-from billing import calls, checks, expiry, ledger, rows, statements, tasks
+from billing import checks, expiry, ledger, statements, tasks, usage_rows
+from billing.journal import records
 from billing.models import LedgerAccount, Statement, Transfer
 from billing.pricing import Usage
 from config.celery import app
@@ -112,10 +113,8 @@ def test_what_is_owed_lowers_the_balance_once_and_its_collection_moves_nothing(o
     settlement = ledger.Settlement(organization.pk, None, 0, COST, "s", at(10, 2))
     transfer = ledger.settle(settlement)
     opening = factories.make_opening(organization=organization, price=price, started_at=at(10, 2))
-    row = calls.usage_row(
-        opening, factories.make_ending(usage=USAGE), cost_nanos=COST, transfer_id=transfer
-    )
-    rows.insert("billing_usagerecord", calls.USAGE_COLUMNS, [row])
+    ending = factories.make_ending(usage=USAGE)
+    usage_rows.add([(records.settlement_of(opening, ending, COST), transfer)])
     owing = figures_of(organization, OCTOBER)
     assert owing.closing_nanos == 100 - COST == in_ledger(organization)
     ledger.grant(organization, DOLLAR, reason="more", idempotency_key="g2", at=at(10, 5))
