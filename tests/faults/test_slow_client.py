@@ -11,6 +11,8 @@ pytestmark = pytest.mark.faults
 
 # Some 80 MB: more than the buffers of two connections can take.
 TOKENS = 400_000
+# In the status line, the head, the first message, one of the next.
+BYTES_READ = (1, 8, 40, 250, 500, 700, 1_000, 1_500, 4_000)
 RECORDS = """
 import json
 from billing.models import UsageRecord
@@ -76,6 +78,26 @@ def test_a_client_that_closes_its_half_in_the_middle_is_gone_and_billed(platform
     assert record["status"] == "CLIENT_GONE"
     assert 0 < record["output"] <= upstream.generated["half"] < 5_000
     assert (books.differences, books.held) == ([], 0)
+
+
+def test_a_client_that_leaves_after_any_number_of_bytes_is_billed_once(platform, upstream):
+    _, port = platform.start_web()
+    for number, count in enumerate(BYTES_READ):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(request(platform.key, f"leaving-{number}", 5_000, pause_ms=5))
+            left = count
+            while left:
+                left -= len(client.recv(left))
+            # Gone at once, by a reset.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    wait_for(lambda: len(json.loads(platform.python(RECORDS))) == len(BYTES_READ), what="records")
+    books = platform.settle()
+    assert {record["status"] for record in books.records} == {"CLIENT_GONE"}
+    billed = sorted(record["output"] for record in books.records)
+    made = sorted(upstream.generated.values())
+    assert all(ours <= theirs < 5_000 for ours, theirs in zip(billed, made, strict=True))
+    assert sum(billed) > 0
+    assert (books.differences, books.held, len(books.by_request)) == ([], 0, len(BYTES_READ))
 
 
 def test_a_client_that_leaves_before_the_end_of_its_request_has_asked_nothing(platform, upstream):

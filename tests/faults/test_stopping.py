@@ -13,7 +13,7 @@ from tests.faults.invariants import violations
 
 pytestmark = pytest.mark.faults
 
-STREAMS = 50
+STREAMS = 100
 
 BY_RECOVERY = """
 from billing.models import UsageRecord
