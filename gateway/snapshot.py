@@ -1,10 +1,11 @@
 """What the hot path knows without asking the database: callers by deployId, and the catalog.
 
 Owns freshness: an entry is used as it is for half a second, renewed in the background until it is
-a second old, and never used after that. So a revoked key, a deleted deployment, a suspended
-organization or a changed price takes effect on every process within one second, however the change
-was made. The database is asked in threads of its own; must never be waited for by a call whose
-entries are fresh.
+a second old, and not used after that while the database answers. So a revoked key, a deleted
+deployment, a suspended organization or a changed price takes effect on every process within one
+second, however the change was made. While the database is away, which is where such a change would
+be made, what it said last counts for up to a minute, so that calls go on (ADR 0028). It is asked in
+threads of its own; must never be waited for by a call whose entries are fresh.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 from django.db import Error as DatabaseFailure
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
@@ -30,6 +31,9 @@ from orgs.threads import DatabaseThreads
 
 RENEW_AFTER_SECONDS = 0.5
 REFUSE_AFTER_SECONDS = 1.0
+AWAY_SECONDS_MAX = 60.0
+# How long the database counts as away once it was seen to be: longer than LOAD_SECONDS_MAX.
+SEEN_AWAY_SECONDS = 10.0
 # A key that matches nothing known may be new: then the database is asked, at most so often.
 ASK_AGAIN_AFTER_SECONDS = 0.1
 LOAD_SECONDS_MAX = 5.0
@@ -103,6 +107,7 @@ class Snapshot:
         self._figures: OrderedDict[str, _Entry[Any]] = OrderedDict()
         self._loads: dict[str, _Load] = {}
         self._loads_under_way = 0
+        self._seen_away_at: float | None = None
         self._touched: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._threads = DatabaseThreads(THREADS, "snapshot")
 
@@ -181,11 +186,22 @@ class Snapshot:
     ) -> "_Entry[Value]":
         """The entry, renewed: in the background while it may still be used, else before."""
         entry = entries.get(name)
-        if entry is not None and time.monotonic() - entry.loaded_at < REFUSE_AFTER_SECONDS:
+        if entry is not None and self._may_be_used(entry):
             if entry.renewal is None or entry.renewal.done():
                 entry.renewal = asyncio.ensure_future(self._renew(entries, name, load))
             return entry
-        return await self._load(entries, name, load)
+        try:
+            return await self._load(entries, name, load)
+        except UnableToLoad:
+            if entry is None or not self._may_be_used(entry):
+                raise
+            return entry
+
+    def _may_be_used(self, entry: "_Entry[Any]") -> bool:
+        now = time.monotonic()
+        seen_at = self._seen_away_at
+        is_away = seen_at is not None and now - seen_at < SEEN_AWAY_SECONDS
+        return now - entry.loaded_at < (AWAY_SECONDS_MAX if is_away else REFUSE_AFTER_SECONDS)
 
     async def _renew(
         self, entries: "MutableMapping[str, _Entry[Value]]", name: str, load: Callable[[], Value]
@@ -193,7 +209,7 @@ class Snapshot:
         try:
             await self._load(entries, name, load)
         except UnableToLoad:
-            return  # the next caller waits for the database and gets the error itself
+            return  # said to whoever cannot do without
         except Exception:
             log.exception("a snapshot could not be renewed")
 
@@ -206,7 +222,10 @@ class Snapshot:
             async with asyncio.timeout(LOAD_SECONDS_MAX):
                 value = await asyncio.shield(loading.future)
         except (DatabaseFailure, TimeoutError) as error:
+            if isinstance(error, OperationalError | InterfaceError | TimeoutError):
+                self._seen_away_at = time.monotonic()
             raise UnableToLoad from error
+        self._seen_away_at = None
         known = entries.get(name)
         entry: _Entry[Value] = _Entry(value, loading.began_at)
         # A load that a slow database answered late must not replace one that began after it.
@@ -225,6 +244,7 @@ class Snapshot:
         if loading is not None and now - loading.began_at < REFUSE_AFTER_SECONDS:
             return loading
         if self._loads_under_way >= LOADS_MAX:
+            self._seen_away_at = now
             raise UnableToLoad
         self._loads_under_way += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, _guarded, load)

@@ -75,7 +75,15 @@ class PostgresServer:
 
     def restart_immediately(self) -> None:
         """As a crash: no backend finishes anything, the log is replayed."""
+        self.crash()
+        self.start_again()
+
+    def crash(self) -> None:
+        """No backend finishes anything, and nobody listens any more."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "-t", "120", "stop")
+
+    def start_again(self) -> None:
+        """Replay the log, and serve."""
         self._start()
 
     def fill_disk(self) -> None:

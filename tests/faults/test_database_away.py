@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -31,6 +32,8 @@ ledger.correct(organization, {nanos} - ledger.balance(organization).posted_nanos
 WORST_NANOS = 1_170_000
 LITTLE_NANOS = 8 * 3 * WORST_NANOS
 MANY = 60
+# Far longer than what was read of callers and models counts as fresh.
+OUTAGE_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,34 @@ def test_calls_go_on_and_are_booked_when_the_database_is_back(platform, upstream
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
     asyncio.run(calls_around(clients, lambda: begin(server), lambda: end(server)))
+    every_call_ended_and_is_booked(platform, upstream, clients)
+
+
+OUTAGES = {
+    "stopped": (PostgresServer.stop_answering, PostgresServer.answer_again),
+    "crashed": (PostgresServer.crash, PostgresServer.start_again),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_calls_go_on_for_as_long_as_an_outage_takes(platform, upstream, server, outage):
+    begin, end = OUTAGES[outage]
+    _, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+
+    async def scenario() -> None:
+        await clients.call("warm")
+        await asyncio.to_thread(begin, server)
+        try:
+            ends_at = time.monotonic() + OUTAGE_SECONDS
+            while time.monotonic() < ends_at:
+                await clients.call(f"during-{len(clients.seen)}")
+                await asyncio.sleep(0.5)
+        finally:
+            await asyncio.to_thread(end, server)
+        await clients.call("after")
+
+    asyncio.run(scenario())
     every_call_ended_and_is_booked(platform, upstream, clients)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, DataError, InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from gateway import keys, snapshot
@@ -261,21 +261,116 @@ async def test_a_failing_renewal_is_noticed_by_whoever_needs_it(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.3)
-    answers = iter([made_up("app")])
-
-    def load(_: str) -> Caller:
-        try:
-            return next(answers)
-        except StopIteration:
-            raise OperationalError("gone") from None
-
-    loads_with(monkeypatch, load)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(snapshot, "AWAY_SECONDS_MAX", 0.3)
+    loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
     assert await known.caller("app")
     assert await known.caller("app")  # its renewal fails
     await asyncio.sleep(0.35)
     with pytest.raises(UnableToLoad):
         await known.caller("app")
+
+
+def once(value: Any, error: Exception) -> Callable[[str], Any]:
+    """A load that succeeds the first time, and then fails."""
+    answers = iter([value])
+
+    def load(_: str) -> Any:
+        for answer in answers:
+            return answer
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize("error", [OperationalError("gone"), InterfaceError("closed")])
+async def test_while_the_database_is_away_what_it_said_last_counts(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    loads_with(monkeypatch, once(made_up("app"), error))
+    for _ in range(5):
+        assert await known.caller("app") == made_up("app")
+    with pytest.raises(UnableToLoad):
+        await known.caller("another")
+
+
+async def test_a_database_that_hangs_is_waited_for_once(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "LOAD_SECONDS_MAX", 0.5)
+    go = threading.Event()
+    go.set()
+
+    def load(deploy_id: str) -> Caller:
+        go.wait(timeout=5)
+        return made_up(deploy_id)
+
+    loads_with(monkeypatch, load)
+    await known.caller("app")
+    go.clear()
+    assert await known.caller("app") == made_up("app")
+    for _ in range(20):
+        assert await asyncio.wait_for(known.caller("app"), timeout=0.4) == made_up("app")
+    go.set()
+
+
+async def test_with_too_many_loads_waiting_what_was_said_last_counts(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    asked = loads_with(monkeypatch, made_up)
+    await known.caller("app")
+    monkeypatch.setattr(snapshot, "LOADS_MAX", 0)
+    assert await known.caller("app") == made_up("app")
+    assert asked == ["app"]
+
+
+async def test_a_database_that_is_back_is_believed_again(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
+    await known.caller("app")
+    assert await known.caller("app") == made_up("app")
+    loads_with(monkeypatch, lambda _: None)  # it was deleted meanwhile
+
+    async def is_deleted() -> bool:
+        return await known.caller("app") is None
+
+    await until(is_deleted)
+    loads_with(monkeypatch, lambda _: made_up("app"))
+    assert await known.caller("app") == made_up("app")  # asked for, and not what is known
+
+
+async def test_a_database_that_answers_with_an_error_is_not_away(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    loads_with(monkeypatch, once(made_up("app"), DataError("what a question")))
+    await known.caller("app")
+    with pytest.raises(UnableToLoad):
+        await known.caller("app")
+
+
+async def test_an_outage_that_nobody_has_seen_lately_is_over(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.1)
+    loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
+    await known.caller("app")
+    await known.caller("app")
+    await asyncio.sleep(0.15)
+    loads_with(monkeypatch, lambda _: None)
+    assert await known.caller("app") is None
 
 
 async def test_the_catalog_is_loaded_once_for_many(
