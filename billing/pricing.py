@@ -7,7 +7,7 @@ million tokens is 0.15 micro-dollars a token, so the scale must be finer than a 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import attrgetter, mul
 from typing import Any
 
 TOKENS_PER_PRICE = 1_000_000
@@ -117,6 +117,8 @@ class Price:
     tiers: Mapping[str, tuple[tuple[int, int], ...]]
     # (from_input_tokens, dearest input, dearest output) of each step, for worst cases.
     ceilings: tuple[tuple[int, int, int], ...] = field(init=False, compare=False, repr=False)
+    # The rates of BUCKETS where every call has the same ones, as with most models; else None.
+    flat: tuple[int, ...] | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         steps = sorted({start for tiers in self.tiers.values() for start, _ in tiers} | {0})
@@ -125,6 +127,15 @@ class Price:
             for start in steps
         )
         object.__setattr__(self, "ceilings", ceilings)
+        object.__setattr__(self, "flat", self._flat_rates())
+
+    def _flat_rates(self) -> tuple[int, ...] | None:
+        if any(len(tiers) > 1 for tiers in self.tiers.values()):
+            return None
+        try:
+            return tuple(self.nanos_per_million(bucket, 0) for bucket in BUCKETS)
+        except UnpricedBucket:
+            return None
 
     def _dearest(self, buckets: tuple[str, ...], from_tokens: int) -> int:
         """The dearest rate of these buckets that begins at exactly this much input."""
@@ -204,10 +215,14 @@ def cost_nanos(price: Price, usage: Usage, margin_basis_points: int) -> int:
 
 def cost_of_counts(price: Price, counts: Sequence[int], margin_basis_points: int) -> int:
     """The same of a usage's `counts`, for who has no more of it than those."""
-    whole_input, exact = sum(counts[: len(INPUT_BUCKETS)]), 0
-    for bucket, tokens in zip(BUCKETS, counts, strict=True):
-        if tokens:
-            exact += tokens * price.nanos_per_million(bucket, whole_input)
+    exact = 0
+    if price.flat is not None:  # takes half the time
+        exact += sum(map(mul, counts, price.flat))
+    else:
+        whole_input = sum(counts[: len(INPUT_BUCKETS)])
+        for bucket, tokens in zip(BUCKETS, counts, strict=True):
+            if tokens:
+                exact += tokens * price.nanos_per_million(bucket, whole_input)
     exact *= BASIS_POINTS + margin_basis_points
     scale = TOKENS_PER_PRICE * BASIS_POINTS
     return (exact + scale // 2) // scale

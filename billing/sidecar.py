@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 DISCOVER_SECONDS = 0.1
 BOOK_SECONDS = 0.05
-# A transaction costs what booking sixty calls does: when several come at once, wait for more.
+# A transaction costs what booking a hundred calls does: when several come at once, wait for more.
 BUSY_CALLS = 3
 BUSY_BOOK_SECONDS = 0.25
 FIND_DEAD_SECONDS = 0.5

@@ -106,6 +106,16 @@ def test_what_is_in_a_journal_is_booked_once(organization, settled, ingester, wr
     assert checks.verify().differences == []
 
 
+def test_a_backlog_is_booked_in_long_batches(organization, settled, ingester):
+    # More than one statement takes on SQLite.
+    for _ in range(900):
+        settled(usage=Usage(input=10))
+    assert ingester.ingest(NOW) == 900
+    assert UsageRecord.objects.count() == 900
+    assert Transfer.objects.filter(code="USAGE").count() == 1
+    assert checks.verify().differences == []
+
+
 def test_a_position_set_back_books_nothing_twice(organization, settled, ingester):
     for _ in range(3):
         settled()

@@ -112,6 +112,16 @@ def test_usage_without_a_price_is_refused_not_free():
         pricing.cost_nanos(flat(input=1), Usage(output=1), 0)
 
 
+@pytest.mark.parametrize("bucket", pricing.BUCKETS)
+def test_a_tier_that_never_applies_changes_no_cost(bucket):
+    price = flat(input=2_500_000, output=10_000_000, cache_read=1_250_000, audio_output=7_000_000)
+    tiered = Price(1, {**price.tiers, "input": ((0, 2_500_000), (10**9, 1))})
+    assert price.flat
+    assert tiered.flat is None
+    usage = Usage(**{bucket: 1_000})
+    assert pricing.cost_nanos(price, usage, 25) == pricing.cost_nanos(tiered, usage, 25)
+
+
 @given(price=prices, usage=usages, margin=margins)
 def test_the_cost_is_the_exact_sum_rounded_to_the_nearest_nano(price, usage, margin):
     exact = sum(

@@ -51,7 +51,7 @@ def test_a_backlog_is_booked_to_the_last_call_by_ingesters_that_keep_dying(platf
 
     def crash() -> int:
         # Some batches are booked, and the next is lost just before it is.
-        return platform.start_ingester(crash_at="ingest.before_commit:8").wait(timeout=120)
+        return platform.start_ingester(crash_at="ingest.before_commit:3").wait(timeout=120)
 
     async def scenario() -> list[int]:
         codes = []
