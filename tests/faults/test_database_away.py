@@ -130,6 +130,35 @@ def test_calls_go_on_for_as_long_as_an_outage_takes(platform, upstream, server, 
     every_call_ended_and_is_booked(platform, upstream, clients)
 
 
+def test_a_process_that_is_stopped_while_the_database_hangs_leaves_every_call_exact(
+    platform, upstream, server
+):
+    """It may wait for the database for ever, so whoever stops it kills it in the end."""
+    process, port = platform.start_web()
+    clients = Clients(platform.key, [port])
+
+    async def scenario() -> None:
+        await clients.call("warm")
+        running = [
+            asyncio.create_task(clients.call(f"running-{number}", tokens=3_000, pause_ms=20))
+            for number in range(6)
+        ]
+        await until(lambda: sum(seen.delivered > 3 for seen in clients.seen) == 7)
+        await asyncio.to_thread(server.stop_answering)
+        try:
+            process.terminate()
+            await asyncio.wait(running)
+            process.kill()
+            await asyncio.to_thread(process.wait)
+        finally:
+            await asyncio.to_thread(server.answer_again)
+
+    asyncio.run(scenario())
+    books = platform.settle()
+    assert violations(books, clients.seen, upstream.generated) == [], platform.logs()
+    assert len(books.records) == 7
+
+
 def test_calls_go_on_when_the_database_has_no_connection_left(platform, upstream, server):
     _, port = platform.start_web()
     clients = Clients(platform.key, [port])
