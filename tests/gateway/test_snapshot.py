@@ -364,11 +364,11 @@ async def test_an_outage_that_nobody_has_seen_lately_is_over(
 ) -> None:
     monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.3)
     loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
     await known.caller("app")
     await known.caller("app")
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.35)
     loads_with(monkeypatch, lambda _: None)
     assert await known.caller("app") is None
 
