@@ -5,9 +5,9 @@
 Uses SQLite in a temporary folder, or DATABASE_URL (a database made for the purpose). The provider
 and the clients are processes of their own; what counts is the CPU time the kernel charged to the
 web process, all threads included: those that make settlements durable and book them, too. Beside
-each figure stands what bench/forwarder.py takes for the same bytes. Exit code 1 when a budget is
-exceeded; streams whose chunks arrive one by one have none yet, and take more than the budgets of
-those that come as fast as they can, of which several are read at once.
+each figure stands what the same bytes take in bench/forwarder.py, which only copies them, and in
+bench/plain.py: the same server and client libraries without a gateway. Exit code 1 when a budget
+is exceeded.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,7 +169,8 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         helper("bench.provider") as (_, provider_port),
-        helper("bench.forwarder", provider_port) as (forwarder_pid, forwarder_port),
+        helper("bench.forwarder", provider_port) as forwarder,
+        helper("bench.plain", provider_port) as plain,
     ):
         provider = f"http://127.0.0.1:{provider_port}/v1"
         environment = {
@@ -184,8 +185,10 @@ def main() -> None:
         key = manage(SEED, environment).splitlines()[0]
         with platform(environment) as pid:
             ours = Target(pid, f"http://127.0.0.1:{environment['PORT']}/api/ai/v1", key)
-            bare = Target(forwarder_pid, f"http://127.0.0.1:{forwarder_port}/v1", key)
-            results = [measure(case, ours, bare, calls, in_flight) for case in CASES]
+            floors = [
+                Target(pid, f"http://127.0.0.1:{port}/v1", key) for pid, port in (forwarder, plain)
+            ]
+            results = [measure(case, ours, floors, calls, in_flight) for case in CASES]
         print(
             manage(
                 "from django.core.management import call_command; call_command('verify_ledger')",
@@ -212,18 +215,19 @@ class Target:
         return (cpu_seconds(self.pid) - before) / len(took) * 1e6, sorted(took)
 
 
-def measure(case: Case, ours: Target, bare: Target, calls: int, in_flight: int) -> bool:
-    """Run one kind of call through the gateway, then past it; whether its budget holds."""
+def measure(case: Case, ours: Target, floors: Sequence[Target], calls: int, in_flight: int) -> bool:
+    """Run one kind of call through the gateway and past it; whether its budget holds."""
     if case.is_one_by_one:
         calls //= 3  # each takes as long as a model would
-    floor, _ = bare.run(replace(case, model=FORWARDED), calls, in_flight)
+    copied = replace(case, model=FORWARDED)
+    bare, plain = (floor.run(copied, calls, in_flight)[0] for floor in floors)
     micros, took = ours.run(case, calls, in_flight)
     is_good = case.budget is None or micros <= case.budget
     budget = f"(budget {case.budget}{'' if is_good else ', EXCEEDED'})" if case.budget else ""
+    p50, p99 = (took[len(took) * percent // 100] * 1e3 for percent in (50, 99))
     print(
-        f"{case.name:26} {micros:6.0f} us CPU/call {budget:14} bare {floor:5.0f}   "
-        f"p50 {took[len(took) // 2] * 1e3:.1f} ms   p99 {took[len(took) * 99 // 100] * 1e3:.1f} ms"
-        f"   {in_flight} in flight"
+        f"{case.name:26} {micros:6.0f} us CPU/call {budget:14} bare {bare:5.0f} plain {plain:5.0f}"
+        f"   p50 {p50:.1f} ms   p99 {p99:.1f} ms   {in_flight} in flight"
     )
     return is_good
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import genai_prices
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from genai_prices import data_snapshot
 from genai_prices.types import ModelPrice, TieredPrices
 
@@ -135,13 +136,16 @@ class Change:
         return found
 
 
-def current(provider: str, model: str, at: datetime) -> PriceVersion | None:
-    """The version in force at a moment; None when the model has no price then."""
-    return (
-        PriceVersion.objects.filter(provider=provider, model=model, effective_at__lte=at)
-        .order_by("-effective_at")
-        .first()
+def in_force(at: datetime) -> dict[tuple[str, str], PriceVersion]:
+    """The version in force at a moment of every (provider, model) that has a price then."""
+    newer = PriceVersion.objects.filter(
+        provider=OuterRef("provider"),
+        model=OuterRef("model"),
+        effective_at__gt=OuterRef("effective_at"),
+        effective_at__lte=at,
     )
+    rows = PriceVersion.objects.filter(~Exists(newer), effective_at__lte=at)
+    return {(row.provider, row.model): row for row in rows}
 
 
 def import_from_genai_prices(provider: str, model: str, at: datetime) -> Quote:
@@ -179,8 +183,9 @@ def compare(models: Iterable[tuple[str, str]], at: datetime) -> list[Change]:
 
     Raises UnableToPrice for a model that no source knows.
     """
+    known = in_force(at)
     return [
-        Change(quote(provider, model, at), current(provider, model, at))
+        Change(quote(provider, model, at), known.get((provider, model)))
         for provider, model in models
     ]
 

@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 
 from billing import prices
+from billing.models import PriceVersion
 from billing.pricing import Price, UnpricedBucket
 from gateway import credentials
 from gateway.credentials import Upstream
@@ -181,6 +182,7 @@ def names() -> dict[str, tuple[str, ...]]:
 def load(*, at: datetime) -> Catalog:
     """The catalog as it is in the database at `at`."""
     upstreams = credentials.configured()
+    versions = prices.in_force(at)
     by_name: dict[str, list[Candidate]] = {}
     routes = ModelRoute.objects.filter(is_active=True, provider__in=PROVIDERS)
     for route in routes.order_by("position", "-weight", "id"):
@@ -193,7 +195,7 @@ def load(*, at: datetime) -> Catalog:
             dialects=(route.dialect,) if route.dialect else PROVIDERS[route.provider].dialects,
             weight=route.weight,
             position=route.position,
-            price=_price(*_priced_as(route, upstream), at=at),
+            price=_price(versions.get(_priced_as(route, upstream))),
             context_tokens_max=route.context_tokens_max,
             output_tokens_max=route.output_tokens_max,
             capabilities=frozenset(route.capabilities),
@@ -212,9 +214,8 @@ def _priced_as(route: ModelRoute, upstream: Upstream | None) -> tuple[str, str]:
     return route.provider, route.upstream_name
 
 
-def _price(provider: str, model: str, *, at: datetime) -> Price | None:
-    """The price in force, if it covers what every call uses; a call it cannot bill is not made."""
-    version = prices.current(provider, model, at=at)
+def _price(version: PriceVersion | None) -> Price | None:
+    """The price, if it covers what every call uses; a call it cannot bill is not made."""
     if version is None:
         return None
     try:
@@ -222,6 +223,6 @@ def _price(provider: str, model: str, *, at: datetime) -> Price | None:
         price.nanos_per_million("input", 0)
         price.nanos_per_million("output", 0)
     except (UnpricedBucket, AttributeError, KeyError, TypeError, ValueError):
-        log.exception("a price is unusable", model=model, price_version=version.pk)
+        log.exception("a price is unusable", model=version.model, price_version=version.pk)
         return None
     return price

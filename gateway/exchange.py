@@ -15,6 +15,9 @@ from gateway import refusals
 
 BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
 BODY_SECONDS_TOTAL_MAX = 300.0  # a body that trickles in holds a connection, too
+# The ASGI extension by which a server offers to write a piece of a stream without being awaited:
+# its `write` takes the piece and says whether the client keeps up. See config/connection.py.
+WRITE = "aigateway.write"
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
@@ -42,6 +45,11 @@ class Exchange:
         self.on_answer: Callable[[int, bytes], Awaitable[None]] | None = None
         self._receive = receive
         self._send = send
+        self._write: Callable[[bytes], bool] | None = (
+            scope.get("extensions", {}).get(WRITE, {}).get("write")
+        )
+        # What the server could not be given without waiting for it.
+        self._unsent = b""
         self._watch: asyncio.Task[None] | None = None
         self._on_gone: Callable[[], None] | None = None
         # Asked for once: asking costs a system call each time (CPython 3.11 compares process ids).
@@ -201,10 +209,24 @@ class Exchange:
             self._pinging.cancel()
             self._pinging = None
 
-    async def send_piece(self, piece: bytes) -> None:
-        """More of a stream; waits while the client reads slowly. Raises ClientGone."""
+    def write_piece(self, piece: bytes) -> bool:
+        """More of a stream, at once. False: await `drain` before anything else is sent.
+
+        Raises ClientGone.
+        """
         if self.is_gone:
             raise ClientGone
+        if self._write is None:
+            self._unsent = piece
+            return False
+        self._sent_at = self._loop.time()
+        return self._write(piece)
+
+    async def drain(self) -> None:
+        """Wait while the client reads slowly. Raises ClientGone."""
+        if self.is_gone:
+            raise ClientGone
+        piece, self._unsent = self._unsent, b""
         message = {"type": "http.response.body", "body": piece, "more_body": True}
         await self._send_on(message, self._streaming)
 

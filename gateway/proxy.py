@@ -614,15 +614,18 @@ async def _pump_bytes(exchange: Exchange, store: Store, run: Run, answer: Answer
     """Same dialect on both sides: forward bytes, read usage on the way."""
     reader = run.translation.wire(run.candidate).pass_through(run.inspection, run.reply)
     run.write_failure = reader.write_failure
-    while piece := await answer.next_piece():
+
+    def take(piece: bytes) -> bool:
         relayed_before = reader.relayed_pieces
         forward = reader.feed(piece)
         run.report(reader.usage)
         run.model_served = reader.model
-        if forward:
-            run.relay(reader.relayed_pieces - relayed_before)
-            await exchange.send_piece(forward)
-            failpoints.reach("web.after_chunk_sent")
+        if forward and not _forward(exchange, run, forward, reader.relayed_pieces - relayed_before):
+            return False
+        return not reader.failure
+
+    while await answer.deliver(take):
+        await exchange.drain()
         if reader.failure:
             _fail_inside(run, reader.failure)
     await _end_stream(exchange, store, run, reader, reader.close())
@@ -634,17 +637,22 @@ async def _pump_events(exchange: Exchange, store: Store, run: Run, answer: Answe
     encoder = run.translation.dialect.stream_encoder(run.inspection, run.reply)
     run.write_failure = encoder.write_failure
     per_token = run.translation.wire(run.candidate).characters_per_token
-    while piece := await answer.next_piece():
-        await _forward(exchange, run, encoder, decoder.feed(piece), per_token)
-    await _forward(exchange, run, encoder, decoder.close(), per_token)
+
+    def take(piece: bytes) -> bool:
+        return _forward_events(exchange, run, encoder, decoder.feed(piece), per_token)
+
+    while await answer.deliver(take):
+        await exchange.drain()
+    if not _forward_events(exchange, run, encoder, decoder.close(), per_token):
+        await exchange.drain()
     terminal = encoder.write_end(run.call.usage(is_whole=True)[0])
     await _end_stream(exchange, store, run, encoder, terminal)
 
 
-async def _forward(
+def _forward_events(
     exchange: Exchange, run: Run, encoder: StreamEncoder, events: list[Event], per_token: int
-) -> None:
-    """Write some events to the client, each message in one piece.
+) -> bool:
+    """Write some events to the client, each message in one piece; whether it keeps up.
 
     `per_token`: see UpstreamDialect.characters_per_token.
     """
@@ -672,9 +680,16 @@ async def _forward(
         stamped = memory.stamp(asked, run.candidate.upstream_name)
         run.recorder.add(stamped)
         forward.append(encoder.write(stamped))
-    if any(forward):
-        run.relay(tokens)
-        await exchange.send_piece(b"".join(forward))
+    written = b"".join(forward)
+    return not written or _forward(exchange, run, written, tokens)
+
+
+def _forward(exchange: Exchange, run: Run, messages: bytes, tokens: int) -> bool:
+    """Write whole messages to the client, so many tokens of output in them; whether it keeps up."""
+    run.relay(tokens)
+    keeps_up = exchange.write_piece(messages)
+    failpoints.reach("web.after_chunk_sent")
+    return keeps_up
 
 
 def _tokens_in(text: str, per_token: int) -> int:

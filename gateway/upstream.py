@@ -14,6 +14,7 @@ from types import TracebackType
 
 import aiohttp
 
+from gateway.arrivals import Connector, Push, Take
 from gateway.credentials import Upstream
 
 # Until a connection is there: waiting for a free one, resolving the name, connecting.
@@ -87,6 +88,7 @@ class Answer:
         self._heard_at = 0.0
         self._held = b""
         self._timeout = ""
+        self._push: Push | None = None
         self._silent_until = first_byte_at
         self._timer = self._loop.call_at(min(first_byte_at, deadline), self._check)
         self.status = response.status
@@ -95,6 +97,8 @@ class Answer:
     def _check(self) -> None:
         """The timer fired: cut the connection if a limit has passed, else wait for the next."""
         now = self._loop.time()
+        if self._push is not None:
+            self._heard_at = max(self._heard_at, self._push.arrived_at)
         if self._heard_at:
             self._silent_until = self._heard_at + self._idle_seconds
         if now >= self._deadline:
@@ -105,7 +109,12 @@ class Answer:
             at = min(self._silent_until, self._deadline)
             self._timer = self._loop.call_at(at, self._check)
             return
+        self._cut()
+
+    def _cut(self) -> None:
         self._response.close()
+        if self._push is not None:
+            self._push.stop()
 
     async def __aenter__(self) -> "Answer":
         return self
@@ -126,7 +135,7 @@ class Answer:
     def close(self) -> None:
         """Cut the connection now; whoever is reading gets UpstreamCut."""
         self._timer.cancel()
-        self._response.close()
+        self._cut()
 
     async def hear(self, *, seconds_max: float) -> None:
         """Wait for the first piece, kept for `next_piece`; no longer than so many seconds.
@@ -182,6 +191,29 @@ class Answer:
             self._check()
         return piece
 
+    async def deliver(self, take: Take) -> bool:
+        """Hand what arrives to `take`, until that says it can take no more for now.
+
+        True then: ask again. False at the end. Nearly every piece goes on in the callback that
+        read it from the connection. Raises UpstreamTimedOut, UpstreamCut, and what `take` raises.
+        """
+        while piece := await self.next_piece():
+            if not take(piece) or await self._pushed(take):
+                return True
+        return False
+
+    async def _pushed(self, take: Take) -> bool:
+        """Whether `take` has had enough; False when `next_piece` has something to say."""
+        if self._response.connection is None:  # all of it has arrived
+            return False
+        self._push = push = Push(self._response, take)
+        try:
+            return await push.stopped
+        finally:
+            push.stop()
+            self._heard_at = max(self._heard_at, push.arrived_at)
+            self._push = None
+
 
 class Connections:
     """The process's connections to all providers."""
@@ -189,7 +221,7 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=Connector(
                 limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_MAX, keepalive_timeout=30
             ),
             auto_decompress=False,

@@ -25,6 +25,10 @@ CATALOG = [
 pytestmark = pytest.mark.django_db
 
 
+def in_force(at):
+    return prices.in_force(at).get(("openai", "gpt-4o"))
+
+
 def flat(nanos):
     return [{"from_input_tokens": 0, "nanos_per_million": nanos}]
 
@@ -136,9 +140,9 @@ def test_a_changed_price_is_a_new_version_and_the_old_one_stays():
     )
     now = timezone.now()
     [added] = prices.seed([("openai", "gpt-4o")], now)
-    assert prices.current("openai", "gpt-4o", now) == added
-    assert prices.current("openai", "gpt-4o", now - timedelta(hours=1)) == old
-    assert prices.current("openai", "gpt-4o", now - timedelta(days=9)) is None
+    assert in_force(now) == added
+    assert in_force(now - timedelta(hours=1)) == old
+    assert in_force(now - timedelta(days=9)) is None
 
 
 def test_the_command_shows_what_changes_and_adds_it(capsys):
@@ -187,8 +191,8 @@ def test_a_version_is_planned_and_takes_over_at_its_moment(capsys):
     )
     at = (timezone.now() + timedelta(days=3)).replace(microsecond=0)
     call_command("update_prices", "openai/gpt-4o", "--yes", "--effective-at", at.isoformat())
-    assert prices.current("openai", "gpt-4o", at - timedelta(seconds=1)) == old
-    planned = prices.current("openai", "gpt-4o", at)
+    assert in_force(at - timedelta(seconds=1)) == old
+    planned = in_force(at)
     assert (planned.effective_at, planned.rates["input"]) == (at, flat(2_500_000_000))
     assert planned.created_at < at
     capsys.readouterr()

@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from billing import ledger
 from deployments.models import Deployment
-from gateway import keys
+from gateway import exchange, keys
 from gateway.app import GatewayApp
 from orgs.models import Organization, Workspace
 from tests import factories
@@ -81,7 +81,7 @@ async def until(happened: Callable[[], Awaitable[bool]], *, seconds_max: float =
             await asyncio.sleep(0.02)
 
 
-CALL_FIELDS = ("key", "headers", "hang_up_after", "hang_up_when")
+CALL_FIELDS = ("key", "headers", "hang_up_after", "hang_up_when", "writes_at_once")
 
 
 class ApiClient:
@@ -103,8 +103,12 @@ class ApiClient:
         hang_up_when: asyncio.Event | None = None,
         raw: bytes | None = None,
         query: bytes = b"",
+        writes_at_once: bool = True,
     ) -> Answer:
-        """One request; the connection closes after so many body pieces, or when that happens."""
+        """One request; the connection closes after so many body pieces, or when that happens.
+
+        `writes_at_once`: as our own server does, which offers a stream more than ASGI demands.
+        """
         sent = {"content-type": "application/json", **(headers or {})}
         if (key if key is not None else self.key) != "":
             sent.setdefault("authorization", f"Bearer {key if key is not None else self.key}")
@@ -114,6 +118,9 @@ class ApiClient:
             "path": f"/api/ai/v1{path}" if not path.startswith("/api") else path,
             "query_string": query,
             "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+            "extensions": {exchange.WRITE: {"write": lambda piece: write(piece)}}
+            if writes_at_once
+            else {},
         }
         content = raw if raw is not None else (json.dumps(body).encode() if body else b"")
         answer = Answer(0, {}, [])
@@ -132,9 +139,13 @@ class ApiClient:
                 answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
                 return
             if message.get("body"):
-                answer.pieces.append(message["body"])
+                write(message["body"])
+
+        def write(piece: bytes) -> bool:
+            answer.pieces.append(piece)
             if hang_up_after is not None and len(answer.pieces) >= hang_up_after:
                 gone.set()
+            return True
 
         await self._app(scope, receive, send)
         return answer

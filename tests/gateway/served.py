@@ -23,6 +23,7 @@ from django.test import override_settings
 from django.test.utils import setup_databases, teardown_databases
 
 from config.asgi import Platform
+from config.connection import Connection
 from gateway.app import GatewayApp
 from gateway.upstream import Limits
 from tests import factories
@@ -182,10 +183,10 @@ class Served:
 
 @asynccontextmanager
 async def _listening(app: Any, *, lifespan: str) -> AsyncIterator[str]:
-    """uvicorn with production's parser; its address."""
+    """uvicorn as config/web.py runs it; its address."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         loop="none",
         lifespan="on" if lifespan == "on" else "off",
         log_config=None,

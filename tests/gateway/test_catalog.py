@@ -94,6 +94,17 @@ def test_several_routes_of_a_name_come_in_their_order() -> None:
     assert names == [first.upstream_name, "second", "third"]
 
 
+def test_any_number_of_models_is_read_with_three_queries(
+    django_assert_num_queries: Any,
+) -> None:
+    """Routes, prices and credentials: every process does it twice a second."""
+    catalog.seed(at=NOW)
+    with django_assert_num_queries(3):
+        loaded = catalog.load(at=NOW)
+    assert len(loaded.models()) == len(catalog.DAY_ONE)
+    assert all(one.price for one in loaded.models())
+
+
 def test_a_price_of_the_future_does_not_count_yet() -> None:
     factories.make_route(public_name="gpt-4o", provider="openai")
     price = factories.make_price(provider="openai", model="gpt-4o")

@@ -10,7 +10,7 @@ import pytest
 from billing.models import UsageRecord
 from gateway import exchange as exchange_module
 from gateway.app import GatewayApp
-from gateway.exchange import ClientGone, Exchange
+from gateway.exchange import WRITE, ClientGone, Exchange
 from gateway.refusals import Refusal
 from tests.gateway.conftest import ApiClient, Provider
 from tests.gateway.test_proxy import whole
@@ -42,6 +42,12 @@ class Wire:
     def exchange(self) -> Exchange:
         scope = {"method": "POST", "path": "/api/ai/v1/x", "headers": self.headers}
         return Exchange(scope, self.receive, self.send, "req_1")
+
+
+async def send(exchange: Exchange, piece: bytes) -> None:
+    """A piece of a stream, through a server that must be waited for."""
+    assert not exchange.write_piece(piece)
+    await exchange.drain()
 
 
 async def refusal_of(wire: Wire, bytes_max: int = 10) -> Refusal:
@@ -131,7 +137,9 @@ async def test_leaving_is_noticed_while_the_answer_is_made() -> None:
     await asyncio.wait_for(gone.wait(), timeout=1)
     assert exchange.is_gone
     with pytest.raises(ClientGone):
-        await exchange.send_piece(b"x")
+        exchange.write_piece(b"x")
+    with pytest.raises(ClientGone):
+        await exchange.drain()
     exchange.unwatch()
     exchange.unwatch()
 
@@ -140,7 +148,7 @@ async def test_a_stream_tells_proxies_not_to_buffer_it() -> None:
     wire = Wire()
     exchange = wire.exchange()
     await exchange.start_stream()
-    await exchange.send_piece(b"data: 1\n\n")
+    await send(exchange, b"data: 1\n\n")
     await exchange.end_stream()
     start, piece, end = wire.sent
     headers = dict(start["headers"])
@@ -237,39 +245,59 @@ async def test_a_client_that_stops_reading_its_stream_counts_as_gone(is_last: bo
     wire = Wire()
     gone: list[bool] = []
 
-    async def send(message: Message) -> None:
+    async def stall(message: Message) -> None:
         if message.get("body") == b"unread":
             await asyncio.Event().wait()
 
-    exchange = Exchange({"method": "POST", "path": "/", "headers": []}, wire.receive, send, "req_1")
+    exchange = Exchange(
+        {"method": "POST", "path": "/", "headers": []}, wire.receive, stall, "req_1"
+    )
     exchange.watch(lambda: gone.append(True))
     await exchange.start_stream(stall_seconds=0.05)
-    await exchange.send_piece(b"read")
+    await send(exchange, b"read")
     with pytest.raises(ClientGone):
-        await (exchange.end_stream(b"unread") if is_last else exchange.send_piece(b"unread"))
+        await (exchange.end_stream(b"unread") if is_last else send(exchange, b"unread"))
     assert exchange.is_gone
     assert gone == [True]
     exchange.unwatch()
+
+
+async def test_a_server_that_writes_at_once_is_waited_for_only_when_its_client_is_slow() -> None:
+    wire, written, keeps_up = Wire(), [], True
+
+    def write(piece: bytes) -> bool:
+        written.append(piece)
+        return keeps_up
+
+    scope = {"method": "POST", "path": "/", "headers": [], "extensions": {WRITE: {"write": write}}}
+    exchange = Exchange(scope, wire.receive, wire.send, "req_1")
+    await exchange.start_stream()
+    assert exchange.write_piece(b"data: 1\n\n")
+    keeps_up = False
+    assert not exchange.write_piece(b"data: 2\n\n")
+    await exchange.drain()
+    assert written == [b"data: 1\n\n", b"data: 2\n\n"]
+    assert [message.get("body", b"") for message in wire.sent] == [b"", b""]
 
 
 async def test_a_stream_with_nothing_to_say_does_not_make_its_client_a_slow_one() -> None:
     exchange = Wire().exchange()
     await exchange.start_stream(stall_seconds=0.01)
     await asyncio.sleep(0.1)
-    await exchange.send_piece(b"read")
+    await send(exchange, b"read")
     exchange.unwatch()
 
 
 async def test_a_cancelled_stream_is_cancelled_and_its_client_not_gone() -> None:
-    async def send(message: Message) -> None:
+    async def stall(message: Message) -> None:
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
     exchange = Exchange(
-        {"method": "POST", "path": "/", "headers": []}, Wire().receive, send, "req_1"
+        {"method": "POST", "path": "/", "headers": []}, Wire().receive, stall, "req_1"
     )
     await exchange.start_stream(stall_seconds=60)
-    sending = asyncio.create_task(exchange.send_piece(b"unread"))
+    sending = asyncio.create_task(send(exchange, b"unread"))
     await asyncio.sleep(0)
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -19,7 +19,7 @@ from gateway.dialects import CLIENT_DIALECTS
 from gateway.exchange import Exchange
 from tests import factories
 from tests.gateway.conftest import ApiClient, Provider, Tenant, shorten
-from tests.gateway.test_exchange import Wire
+from tests.gateway.test_exchange import Wire, send
 from tests.gateway.test_proxy import DONE, TEXT, USAGE_CHUNK, record_of, streamed
 from tests.gateway.test_wires import MODELS, STREAMS
 
@@ -66,7 +66,7 @@ async def test_silence_is_filled_until_the_stream_ends() -> None:
     exchange = wire.exchange()
     await exchange.start_stream(ping=b": ping\n\n", ping_seconds=0.01)
     await until(lambda: len(pieces_of(wire)) >= 3)
-    await exchange.send_piece(b"data: 1\n\n")
+    await send(exchange, b"data: 1\n\n")
     await until(lambda: pieces_of(wire)[-1] == b": ping\n\n")
     await exchange.end_stream(b"data: 2\n\n")
     sent = pieces_of(wire)
