@@ -46,8 +46,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        factory: partial[ResponseHandler] = partial(Connection, loop=self._loop)
-        self._factory = factory
+        self._factory = partial(Connection, loop=self._loop)  # type: ignore[assignment]
 
 
 class Push:

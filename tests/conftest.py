@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import hypothesis
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.db import connection
@@ -23,6 +24,12 @@ from tests import factories
 
 JOURNEYS = "tests/journeys/"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+# No test asserts a time: a busy machine finds nothing wrong with the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)
