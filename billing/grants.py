@@ -10,13 +10,14 @@ locks it), so lots of one organization are never changed by two transactions at 
 until its expiry is posted: credit that was reserved before may still be paid from it after.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import connection
 from django.db.models import F, QuerySet, Sum
 
+from billing import rows
 from billing.models import CreditGrant, GrantUse, Transfer
 
 # Three parameters a lot; SQLite takes 32,766 in one statement.
@@ -106,16 +107,22 @@ class _Lot:
     left_nanos: int
 
 
-def _lots_of(organization_ids: Iterable[int]) -> dict[int, list[_Lot]]:
-    """Organization -> its open lots in the order they are spent."""
-    found = (
-        open_lots()
-        .filter(organization_id__in=organization_ids)
-        .values_list("organization_id", "pk", "amount_nanos", "used_nanos", "expired_nanos")
+def _lots_of(organization_ids: Collection[int]) -> dict[int, list[_Lot]]:
+    """Organization -> its open lots in the order they are spent; see `open_lots`.
+
+    In SQL: for each batch of calls, having Django write it takes longer than the database does.
+    """
+    statement = (
+        "SELECT organization_id, id, amount_nanos - used_nanos - expired_nanos"  # noqa: S608
+        " FROM billing_creditgrant WHERE amount_nanos > used_nanos + expired_nanos"
+        f" AND organization_id IN ({rows.placeholders(organization_ids)})"
+        " ORDER BY expires_at ASC NULLS LAST, id"
     )
     lots: dict[int, list[_Lot]] = {}
-    for organization_id, pk, amount, used, expired in found:
-        lots.setdefault(organization_id, []).append(_Lot(pk, amount - used - expired))
+    with connection.cursor() as cursor:
+        cursor.execute(statement, list(organization_ids))
+        for organization_id, pk, left in cursor.fetchall():
+            lots.setdefault(organization_id, []).append(_Lot(pk, left))
     return lots
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from django.db import DataError, IntegrityError, OperationalError, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 
 from billing import calls, charges, leases, pricing, usage_rows
 from billing.calls import Ending, Opening
@@ -175,7 +175,7 @@ class Ingester:
             if batch.frames:
                 self._book_frames(reader, batch, f"{reader.name}:{position}-{batch.end}", at)
             if batch.end != position:
-                Journal.objects.filter(name=reader.name).update(position=batch.end)
+                _move(reader.name, batch.end)
             failpoints.reach("ingest.before_commit")
         failpoints.reach("ingest.after_commit")
         reader.page.ingested = min(batch.end, reader.page.written)
@@ -184,11 +184,11 @@ class Ingester:
 
     def _lock_position(self, name: str, at: datetime) -> int:
         """The journal's row, locked: of two ingesters one waits here, and reads on from there."""
-        locked = Journal.objects.select_for_update().filter(name=name)
-        found = locked.values_list("position", flat=True).first()
+        found = _locked_position(name)
         if found is None:
             leases.register(name, host=self._host, at=at)
-            found = locked.values_list("position", flat=True).get()
+            found = _locked_position(name)
+        assert found is not None  # it is registered  # noqa: S101
         return found
 
     def _book_frames(self, reader: JournalReader, batch: Batch, key: str, at: datetime) -> None:
@@ -309,6 +309,19 @@ class Ingester:
                 yield _Refused(position, slot.description, reason, opening.organization_id)
                 continue
             yield self._checked(_Entry(position, slot.description, settlement))
+
+
+def _locked_position(name: str) -> int | None:
+    lock = "FOR UPDATE" if connection.features.has_select_for_update else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT position FROM billing_journal WHERE name = %s {lock}", [name])  # noqa: S608
+        found = cursor.fetchone()
+    return found[0] if found else None
+
+
+def _move(name: str, position: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE billing_journal SET position = %s WHERE name = %s", [position, name])
 
 
 def _interrupted(opening: Opening, slot: OpenSlot, at: datetime) -> Settlement:
