@@ -3,9 +3,10 @@
     DATABASE_URL=... python -m bench.metering
 
 Budgets: accounting at most 10 us CPU per call (open and settle, without the barrier) and 0.5 us per
-chunk; at least 10,000 rows/s booked in batches of 200 on PostgreSQL; a dead process's journal
-recovered in under a second. Uses the database it is given, which must be made for the purpose, and
-checks the books at the end: a measurement with wrong books has failed. Exit code 1 above a budget.
+chunk; at least 10,000 rows/s booked in batches of 200 on PostgreSQL, and 20,000 in those of a
+backlog; a dead process's journal recovered in under a second. Uses the database it is given, which
+must be made for the purpose, and checks the books at the end: a measurement with wrong books has
+failed. Exit code 1 above a budget.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ BOOKED = 20_000
 BATCH = 200
 CALL_US_MAX, CHUNK_US_MAX = 10.0, 0.5
 BOOKED_PER_SECOND_MIN = 10_000
+CAUGHT_UP_PER_SECOND_MIN = 20_000
 RECOVERY_SECONDS_MAX = 1.0
 
 
@@ -103,13 +105,15 @@ def fill(folder: Path, organization_id: int, price: Any, *, count: int, in_fligh
     writer.close()
 
 
-def booking(organization_id: int, price: Any, *, count: int, in_flight: int = 0) -> float:
+def booking(
+    organization_id: int, price: Any, *, count: int, in_flight: int = 0, batch: int = BATCH
+) -> float:
     """Seconds until a dead process's journal is booked and closed."""
     from django.utils import timezone
 
     from billing import ingest
 
-    ingest.BATCH_MAX = BATCH
+    ingest.BATCH_MAX = batch
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), organization_id, price, count=count, in_flight=in_flight)
         ingester = ingest.Ingester(Path(folder), host="bench")
@@ -157,17 +161,22 @@ def measure() -> bool:
     django.setup()
     from django.db import connection
 
-    from billing import checks
+    from billing import checks, ingest
 
+    batch_max = ingest.BATCH_MAX
     organization_id, price = seed()
     per_call, per_chunk = asyncio.run(accounting(organization_id, price))
     results = [
         judge("Accounting, per call", per_call, "us", CALL_US_MAX),
         judge("Accounting, per chunk", per_chunk, "us", CHUNK_US_MAX),
     ]
-    rate = BOOKED / booking(organization_id, price, count=BOOKED)
-    least = BOOKED_PER_SECOND_MIN if connection.vendor == "postgresql" else 0
-    results.append(judge("Booked per second", rate, "rows", least, is_least=True))
+    for what, batch, least in (
+        ("Booked per second", BATCH, BOOKED_PER_SECOND_MIN),
+        ("Of a backlog", batch_max, CAUGHT_UP_PER_SECOND_MIN),
+    ):
+        rate = BOOKED / booking(organization_id, price, count=BOOKED, batch=batch)
+        budget = least if connection.vendor == "postgresql" else 0
+        results.append(judge(what, rate, "rows", budget, is_least=True))
     took = booking(organization_id, price, count=500, in_flight=500)
     results.append(judge("Recovery, 500 calls in flight", took, "s", RECOVERY_SECONDS_MAX))
     differences = [text for text in checks.verify().differences if "journal" not in text]

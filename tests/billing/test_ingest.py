@@ -116,6 +116,41 @@ def test_a_backlog_is_booked_in_long_batches(organization, settled, ingester):
     assert checks.verify().differences == []
 
 
+def test_every_field_of_a_settlement_reaches_its_record(organization, price, ingester, writer):
+    opening = factories.make_opening(
+        organization=organization, price=price, workspace_id=2, deployment_id=3, deploy_id="a-1",
+        is_stream=True, model="tab\tback\\slash\nend\\", hold_nanos=7, margin_basis_points=50,
+        started_at=NOW,
+    )  # fmt: skip
+    attempts = ({"provider": "other", "outcome": 'said "no" – \\N', "duration_ms": 4},)
+    ending = replace(
+        factories.make_ending(usage=USAGE, http_status=206),
+        model_served="größer",
+        upstream_request_id="",
+        error_code="\\N",
+        attempts=attempts,
+        first_token_ms=None,
+    )
+    cost = cost_nanos(opening, ending)
+    writer.append(records.encode_settlement(records.encode_opening(opening), ending, cost))
+    ingester.ingest(NOW)
+    record = UsageRecord.objects.get()
+    for name in (
+        "call_id", "organization_id", "workspace_id", "deployment_id", "deploy_id", "key_id",
+        "request_id", "endpoint", "is_stream", "model_requested", "provider", "upstream_model",
+        "margin_basis_points", "started_at",
+    ):  # fmt: skip
+        assert getattr(record, name) == getattr(opening, name), name
+    for name in (
+        "status", "http_status", "usage", "usage_source", "model_served", "upstream_request_id",
+        "error_code", "duration_ms", "first_token_ms",
+    ):  # fmt: skip
+        assert getattr(record, name) == getattr(ending, name), name
+    assert record.attempts == list(attempts)
+    assert (record.price_version_id, record.held_nanos) == (price.pk, 7)
+    assert (record.cost_nanos, record.transfer.amount_nanos) == (cost, cost)
+
+
 def test_a_position_set_back_books_nothing_twice(organization, settled, ingester):
     for _ in range(3):
         settled()
