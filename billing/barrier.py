@@ -17,9 +17,9 @@ from billing.sidecar import BOOK_NOW, SYNC_NOW
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.001
-# A sidecar that makes nothing durable for so long is taken for dead: sync here.
+# A sidecar that is there and makes nothing durable for so long is stuck: sync here.
 STALLED_SECONDS = 0.25
-# After that, until one is seen again, it has less time: answers wait for it.
+# After that, until it does again, it has less time: answers wait for it.
 STALLED_ALONE_SECONDS = 0.02
 WARN_SECONDS = 60.0
 
@@ -101,13 +101,18 @@ class Barrier:
             self._is_polling = False
             return
         self._wake()
-        stalled_for = self._loop.time() - self._moved_at
-        is_alone = self._is_alone or self._has_synced
-        limit = STALLED_ALONE_SECONDS if is_alone else STALLED_SECONDS
-        if stalled_for > limit and self._mode == "fsync" and self._syncing is None:
+        if self._mode == "fsync" and self._syncing is None and self._is_left_alone():
             self._has_synced = True
             self._syncing = self._loop.create_task(self._sync_here())
         self._loop.call_later(POLL_SECONDS, self._poll)
+
+    def _is_left_alone(self) -> bool:
+        """Whether nobody else makes the log durable, or not in time."""
+        if not self._journal.has_sidecar():
+            return True
+        is_alone = self._is_alone or self._has_synced
+        limit = STALLED_ALONE_SECONDS if is_alone else STALLED_SECONDS
+        return self._loop.time() - self._moved_at > limit
 
     def _release(self, reached: int, *, is_failed: bool) -> None:
         waiters = self._waiters

@@ -2,8 +2,8 @@
 
 Two threads: one waits on the journals' FIFOs and syncs what is waited for; the other books, so that
 a slow database holds up no answer. Run as `manage.py ingest_usage`, one per host, or beside the
-event loop of the only web process. It may die at any moment: web processes then sync for
-themselves, and booking goes on where it stopped.
+event loop of the only web process. It may die at any moment: web processes see it by a kernel lock
+and sync for themselves, and booking goes on where it stopped.
 """
 
 import os
@@ -20,6 +20,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.ingest import Ingester
+from billing.journal import directory
 from billing.journal.directory import UnableToOpenJournal
 from billing.journal.reader import JournalReader, UnableToOpen
 
@@ -72,7 +73,7 @@ class Sidecar:
 
     # --- Durability -----------------------------------------------------------------------------
     def _sync(self) -> None:
-        watched = _Watched(self._root)
+        watched, held = _Watched(self._root), directory.hold_as_sidecar(self._root)
         try:
             while not self._stops.is_set():
                 try:
@@ -84,6 +85,7 @@ class Sidecar:
                 if wants_booking:
                     self._books_now.set()
         finally:
+            os.close(held)
             watched.close()
 
     # --- Booking --------------------------------------------------------------------------------

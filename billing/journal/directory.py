@@ -128,6 +128,27 @@ def take_lock(directory: Path) -> int | None:
     return descriptor
 
 
+def hold_as_sidecar(root: Path) -> int:
+    """Say, as long as the open file that is returned lives, that journals below are looked after.
+
+    Makes the directory. A kernel lock, so that it ends with its process, however that ends.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def has_sidecar(root: int) -> bool:
+    """Whether somebody holds this directory, an open file of one's own, as its sidecar."""
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(root, fcntl.LOCK_UN)
+    return False
+
+
 def is_finished(directory: Path) -> bool:
     """Whether everything in it is booked, and whoever was removing it died over that."""
     return (directory / "finished").exists()

@@ -71,6 +71,7 @@ class JournalWriter:
         if lock is None:
             raise UnableToOpenJournal(f"{self.directory} is locked by another process.")
         self._lock = lock
+        self._root = os.open(self.directory.parent, os.O_RDONLY)
         self.page = Page(self.directory / "page", segment_bytes=self._segment_bytes)
         self._slots_map = self._map_slots()
         self.slots = SlotTable(memoryview(self._slots_map))
@@ -191,6 +192,10 @@ class JournalWriter:
         with suppress(BlockingIOError):  # the pipe is full of reminders
             os.write(self._wake, signal)
 
+    def has_sidecar(self) -> bool:
+        """Whether there is a process that makes the log durable when it is woken."""
+        return place.has_sidecar(self._root)
+
     def sync(self) -> None:
         """Make everything written durable, here and now. Raises OSError: then stop serving."""
         position = self.page.written
@@ -213,5 +218,5 @@ class JournalWriter:
         self.slots.release()
         self._slots_map.close()
         self.page.close()
-        for descriptor in (self._log, self._wake, self._lock):
+        for descriptor in (self._log, self._wake, self._root, self._lock):
             os.close(descriptor)

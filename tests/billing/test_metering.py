@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import time
 import uuid
 from dataclasses import replace
@@ -12,7 +13,19 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from billing import calls, checks, leases, ledger, metering, prices, pricing, purses, sidecar
+from billing import (
+    barrier,
+    calls,
+    checks,
+    leases,
+    ledger,
+    metering,
+    prices,
+    pricing,
+    purses,
+    sidecar,
+)
+from billing.journal import directory
 from billing.models import Journal, Lease, Transfer, UsageRecord
 from tests import factories
 
@@ -585,30 +598,49 @@ async def test_as_many_calls_as_there_are_slots_are_in_flight(organization, open
 
 
 # --- What an answer's end waits for ---------------------------------------------------------------
-@pytest.mark.parametrize("barrier", ["fsync", "write", "database"])
-async def test_every_barrier_is_passed(organization, opening, settings, barrier):
-    settings.BILLING_BARRIER = barrier
+@pytest.mark.parametrize("mode", ["fsync", "write", "database"])
+async def test_every_barrier_is_passed(organization, opening, settings, mode):
+    settings.BILLING_BARRIER = mode
     meter = metering.Meter()
     await meter.start()
     calls_made = [await meter.open(opening(hold_nanos=1)) for _ in range(5)]
     await asyncio.gather(*(call.settle(ending()) for call in calls_made))
     page = meter.journal.page
     assert page.written > 0
-    if barrier != "write":
-        assert (page.durable if barrier == "fsync" else page.ingested) == page.written
+    if mode != "write":
+        assert (page.durable if mode == "fsync" else page.ingested) == page.written
     await meter.stop()
     assert len(await records()) == 5
 
 
-async def test_without_a_sidecar_the_process_makes_its_log_durable_itself(
-    organization, opening, settings
+async def test_a_sidecar_that_is_gone_is_not_waited_for(
+    organization, opening, settings, monkeypatch
 ):
+    settings.INGEST_IN_WEB = False
+    settings.BILLING_BARRIER = "fsync"
+    monkeypatch.setattr(barrier, "STALLED_SECONDS", 3600)
+    meter = metering.Meter()
+    await meter.start()
+    held = directory.hold_as_sidecar(meter.journal.directory.parent)
+    call = await meter.open(opening())
+    durable = call.settle(ending())
+    done, _ = await asyncio.wait([durable], timeout=20 * barrier.POLL_SECONDS)
+    assert not done
+    os.close(held)
+    await asyncio.wait_for(durable, 20)
+    assert meter.journal.page.durable == meter.journal.page.written
+    await meter.stop()
+
+
+async def test_a_sidecar_that_is_stuck_is_not_waited_for_long(organization, opening, settings):
     settings.INGEST_IN_WEB = False
     settings.BILLING_BARRIER = "fsync"
     meter = metering.Meter()
     await meter.start()
+    held = directory.hold_as_sidecar(meter.journal.directory.parent)
     call = await meter.open(opening())
     await asyncio.wait_for(call.settle(ending()), 20)
+    os.close(held)
     assert meter.journal.page.durable == meter.journal.page.written
     await meter.stop()
 
