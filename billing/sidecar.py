@@ -30,7 +30,7 @@ DISCOVER_SECONDS = 0.1
 BOOK_SECONDS = 0.05
 # A transaction costs what booking a hundred calls does: when several come at once, wait for more.
 BUSY_CALLS = 3
-BUSY_BOOK_SECONDS = 0.25
+BUSY_BOOK_SECONDS = 0.5
 FIND_DEAD_SECONDS = 0.5
 SYNC_SLOTS_SECONDS = 0.25
 RETRY_SECONDS_MAX = 5.0
