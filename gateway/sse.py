@@ -11,6 +11,7 @@ UTF-8 are an error, not U+FFFD, because what they stood for is lost. Pure; bound
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -25,8 +26,7 @@ class UnreadableMessage(Exception):
     """A message that is no UTF-8, or whose data cannot be the JSON object it should be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message; `event` is "" when the stream named none."""
 
     data: str
@@ -44,9 +44,39 @@ class Decoder:
         self._data: list[str] = []
         self._size = 0
         self._event = ""
+        self._is_between = False
 
     def feed(self, piece: bytes) -> list[Message]:
         """Messages completed by `piece`. Raises MessageTooLong, UnreadableMessage."""
+        if self._is_between and piece.endswith(b"\n\n") and b"\r" not in piece:  # nearly always
+            return [
+                message
+                for block in piece[:-2].split(b"\n\n")
+                if (message := self._read_block(block)) is not None
+            ]
+        messages = self._read_piece(piece)
+        self._is_between = not (
+            self._is_start or self._rest or self._data or self._event or self._skip_line_feed
+        )
+        return messages
+
+    def _read_block(self, block: bytes) -> Message | None:
+        """A message without its blank line. Those in the usual forms cost half as much."""
+        if len(block) <= self._limit:
+            if block.startswith(b"data: "):
+                if b"\n" not in block:
+                    return Message(_text_of(block[6:]))
+            elif block.startswith(b"event: "):
+                event, has_data, data = block[7:].partition(b"\ndata: ")
+                if has_data and b"\n" not in event and b"\n" not in data:
+                    return Message(_text_of(data), _text_of(event))
+        for line in block.split(b"\n"):
+            # A block ends in an empty line when more than one followed it: nothing is behind.
+            if (message := self._read_line(line)) is not None:
+                return message
+        return self._finish_message()
+
+    def _read_piece(self, piece: bytes) -> list[Message]:
         if self._skip_line_feed and piece:
             piece = piece.removeprefix(b"\n")
             self._skip_line_feed = False
