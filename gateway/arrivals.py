@@ -22,6 +22,13 @@ class Connection(ResponseHandler):
     """aiohttp's end of one connection; calls `on_arrival` after bytes, or the end, have come."""
 
     on_arrival: Callable[[], None] | None = None
+    # Whether reading has paused since the last request.
+    _has_paused = False
+
+    def set_response_params(self, **options: Any) -> None:
+        """The next answer begins."""
+        self._has_paused = False
+        super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
         """More of an answer."""
@@ -35,9 +42,17 @@ class Connection(ResponseHandler):
         if self.on_arrival is not None:
             self.on_arrival()
 
+    def pause_reading(self) -> None:
+        """More has arrived than is read."""
+        self._has_paused = True
+        super().pause_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Asked for by aiohttp after every read; there is nothing to do unless reading paused."""
-        if self._reading_paused:
+        """Asked for by aiohttp after every read; nothing is to be done if reading never paused.
+
+        The parser may act on a pause that is over, and would keep the rest until it is asked.
+        """
+        if self._has_paused:
             super().resume_reading(resume_parser)
 
 
@@ -53,7 +68,10 @@ class Push:
     """Hands the pieces of one answer on as they arrive, until something else is to be done."""
 
     def __init__(self, response: aiohttp.ClientResponse, take: Take) -> None:
-        """The answer's connection must still be open; everything that has arrived, read."""
+        """Begins with what has arrived and was not read. The answer must still have a connection.
+
+        Reading makes room for more, so a reader can leave something, and the end, without knowing.
+        """
         loop = asyncio.get_running_loop()
         # By the event loop's clock; 0 before the first piece.
         self.arrived_at = 0.0
@@ -70,6 +88,7 @@ class Push:
         assert isinstance(protocol, Connection)  # see above  # noqa: S101
         self._protocol = protocol
         self._protocol.on_arrival = self._on_arrival
+        self._on_arrival()
 
     def stop(self) -> None:
         """Take nothing more: from now on the connection may serve another call."""
@@ -103,9 +122,10 @@ class Push:
             self._stop(is_enough=False)
 
     def _stop(self, *, is_enough: bool = False, error: Exception | None = None) -> None:
+        if self._protocol.on_arrival == self._on_arrival:
+            self._protocol.on_arrival = None
         if self.stopped.done():
-            return
-        self._protocol.on_arrival = None
+            return  # cancelled, maybe
         if error is not None:
             self.stopped.set_exception(error)
         else:

@@ -117,19 +117,59 @@ class Wire:
     def get_extra_info(self, name: str) -> None: ...
 
 
-async def test_what_arrives_while_it_is_read_comes_after_what_is_read() -> None:
-    """aiohttp keeps the rest of a read that is larger than its buffer, and goes on when asked."""
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+async def begun(read_bufsize: int) -> tuple[arrivals.Connection, Any]:
+    """A connection on which the head of a chunked answer has arrived, and that answer."""
     protocol = arrivals.Connection(asyncio.get_running_loop())
     protocol.connection_made(Wire())  # type: ignore[arg-type]
-    protocol.set_response_params(read_bufsize=8)
+    protocol.set_response_params(read_bufsize=read_bufsize)
     protocol.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     _, content = await protocol.read()
+    return protocol, SimpleNamespace(content=content, connection=SimpleNamespace(protocol=protocol))
+
+
+async def test_what_arrives_while_it_is_read_comes_after_what_is_read() -> None:
+    """aiohttp keeps the rest of a read that is larger than its buffer, and goes on when asked."""
+    protocol, response = await begun(read_bufsize=8)
     taker = Taker()
-    response: Any = SimpleNamespace(content=content, connection=SimpleNamespace(protocol=protocol))
     push = arrivals.Push(response, taker)
     pieces = [b"%04d" % at for at in range(500)]
-    protocol.data_received(b"".join(b"4\r\n%b\r\n" % piece for piece in pieces))
+    protocol.data_received(chunked(*pieces))
     assert taker.taken == b"".join(pieces)
+    push.stop()
+
+
+async def test_what_a_read_has_left_goes_on_without_anything_else_arriving() -> None:
+    """Reading makes room, in which the rest of what had arrived comes after that read."""
+    protocol, response = await begun(read_bufsize=8)
+    pieces = [b"%04d" % at for at in range(500)]
+    protocol.data_received(chunked(*pieces))
+    taker = Taker()
+    taker(await response.content.readany())
+    push = arrivals.Push(response, taker)
+    assert taker.taken == b"".join(pieces)
+    push.stop()
+
+
+async def test_an_answer_that_was_cut_before_anybody_waited_is_told_at_once() -> None:
+    protocol, response = await begun(read_bufsize=8)
+    protocol.connection_lost(None)
+    push = arrivals.Push(response, Taker())
+    assert push.stopped.result() is False
+
+
+async def test_nothing_is_held_back_after_so_many_small_chunks_that_reading_paused() -> None:
+    """aiohttp's parser stops once more, after that pause is over, and goes on when asked."""
+    protocol, response = await begun(read_bufsize=64)
+    small, taker = [b"x"] * (response.content._high_water_chunks + 1), Taker()
+    protocol.data_received(chunked(*small))
+    assert protocol._reading_paused
+    push = arrivals.Push(response, taker)
+    protocol.data_received(chunked(b"one", b"two"))
+    assert taker.taken == b"".join(small) + b"onetwo"
     push.stop()
 
 
@@ -194,6 +234,8 @@ async def test_a_cancelled_delivery_takes_nothing_more(
         delivering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await delivering
+        protocol: Any = answer._response.connection.protocol  # type: ignore[union-attr]
+        assert protocol.on_arrival is None
         script.send(b"two")
         assert await answer.next_piece() == b"two"
     assert taker.taken == b"one"
