@@ -196,7 +196,8 @@ class Exchange:
         self._ping_timer = self._loop.call_later(wait_seconds, check)
 
     async def _ping(self, ping: bytes) -> None:
-        if not self.is_gone:
+        # Whoever waits for the client is who must be told that it takes nothing: not a ping.
+        if not self.is_gone and self._sending is None:
             with contextlib.suppress(ClientGone):
                 message = {"type": "http.response.body", "body": ping, "more_body": True}
                 await self._send_on(message, self._pinging)
@@ -237,6 +238,8 @@ class Exchange:
 
     async def _send_on(self, message: dict[str, Any], task: asyncio.Task[Any] | None) -> None:
         """Send, unless the client takes nothing for too long; `task` is who is sending."""
+        if self._is_stalled:
+            raise ClientGone
         self._sent_at = self._loop.time()
         self._sending = task
         try:
@@ -246,7 +249,8 @@ class Exchange:
                 raise
             raise ClientGone from None
         finally:
-            self._sending = None
+            if self._sending is task:
+                self._sending = None
 
     async def _start(
         self,

@@ -23,7 +23,7 @@ print(json.dumps(list(UsageRecord.objects.values_list("status", "output_tokens")
 @pytest.fixture
 def platform(upstream):
     upstream.generated.clear()
-    platform = Platform(upstream.port, {"CLIENT_STALL_SECONDS": "2"})
+    platform = Platform(upstream.port, {"CLIENT_STALL_SECONDS": "2", "STREAM_PING_SECONDS": "1"})
     platform.prepare()
     yield platform
     platform.close()

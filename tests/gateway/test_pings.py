@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -14,12 +15,13 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 from google import genai
 
+from gateway import sse
 from gateway.app import GatewayApp
 from gateway.dialects import CLIENT_DIALECTS
-from gateway.exchange import Exchange
+from gateway.exchange import ClientGone, Exchange
 from tests import factories
 from tests.gateway.conftest import ApiClient, Provider, Tenant, shorten
-from tests.gateway.test_exchange import Wire, send
+from tests.gateway.test_exchange import Message, Wire, send
 from tests.gateway.test_proxy import DONE, TEXT, USAGE_CHUNK, record_of, streamed
 from tests.gateway.test_wires import MODELS, STREAMS
 
@@ -271,3 +273,54 @@ async def test_the_official_client_reads_the_same_with_pings(
     ping = CLIENT_DIALECTS[wire].ping
     assert seen[0] == ping
     assert seen.count(ping) > 2
+
+
+class Slow:
+    """A client that takes nothing after the head of its answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        wire = Wire()
+        scope = {"method": "POST", "path": "/", "headers": []}
+        self.exchange = Exchange(scope, wire.receive, self._send, "req_1")
+        self.is_told = asyncio.Event()
+        self.exchange.watch(self.is_told.set)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.asked.append(message["body"])
+            await asyncio.Event().wait()
+
+
+async def test_pings_keep_no_client_that_takes_nothing() -> None:
+    """Also when a ping is due long before the client counts as gone."""
+    client = Slow()
+    await client.exchange.start_stream(ping=sse.PING, ping_seconds=0.02, stall_seconds=0.2)
+    async with asyncio.timeout(5):
+        with pytest.raises(ClientGone):
+            await send(client.exchange, b"unread")
+    assert client.asked == [b"unread"]
+    client.exchange.unwatch()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_a_client_that_takes_no_ping_takes_nothing_after_it(is_last: bool) -> None:
+    client = Slow()
+    await client.exchange.start_stream(ping=sse.PING, ping_seconds=0.02, stall_seconds=0.2)
+    await until(lambda: client.asked == [sse.PING])
+    sending = client.exchange.end_stream if is_last else partial(send, client.exchange)
+    async with asyncio.timeout(5):
+        with pytest.raises(ClientGone):
+            await sending(b"unread")
+    client.exchange.unwatch()
+
+
+async def test_nothing_is_sent_to_a_client_that_took_no_ping_for_too_long() -> None:
+    client = Slow()
+    await client.exchange.start_stream(ping=sse.PING, ping_seconds=0.02, stall_seconds=0.1)
+    await until(client.is_told.is_set)
+    async with asyncio.timeout(5):
+        with pytest.raises(ClientGone):
+            await client.exchange.end_stream(b"unread")
+    assert client.asked == [sse.PING]
+    client.exchange.unwatch()
