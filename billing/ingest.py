@@ -110,22 +110,38 @@ class Ingester:
         database's errors when it is away: nothing is lost, try again.
         """
         count = 0
-        trouble: Exception | None = None
-        for reader in self.journals():
-            try:
-                count += self._ingest_written(reader, at)
-                if looks_for_dead:
-                    count += self._finish_if_dead(reader, at)
-            except OperationalError:
-                raise
-            except Exception as error:
-                log.exception("a journal cannot be booked", journal=reader.name)
-                trouble = error
+        troubles: dict[str, Exception] = {}
+        # In turns, so that a journal with a long backlog keeps no other waiting, and no further
+        # than what is there now: whoever writes all the time would never let this end.
+        behind = {reader: reader.page.written for reader in self.journals()}
+        while behind:
+            for reader, written in list(behind.items()):
+                with self._noting(troubles, reader):
+                    booked = self._ingest_once(reader, at)
+                    count += booked
+                    if booked and reader.page.ingested < written:
+                        continue
+                del behind[reader]
         if looks_for_dead:
+            for reader in list(self._readers.values()):
+                if reader.name not in troubles:
+                    with self._noting(troubles, reader):
+                        count += self._finish_if_dead(reader, at)
             self._remove_leftovers()
-        if trouble is not None:
+        for trouble in troubles.values():
             raise trouble
         return count
+
+    @contextmanager
+    def _noting(self, troubles: dict[str, Exception], reader: JournalReader) -> Iterator[None]:
+        """Keep a journal's trouble for later; not the database's, which is everybody's."""
+        try:
+            yield
+        except OperationalError:
+            raise
+        except Exception as error:
+            log.exception("a journal cannot be booked", journal=reader.name)
+            troubles[reader.name] = error
 
     def journals(self) -> list[JournalReader]:
         """Readers of the journals that are there."""
@@ -157,14 +173,10 @@ class Ingester:
             reader.close()
         self._readers.clear()
 
-    def _ingest_written(self, reader: JournalReader, at: datetime) -> int:
-        count = 0
-        while reader.page.written > reader.page.ingested:
-            booked = self._ingest_batch(reader, at, is_dead=False)
-            if not booked:
-                break
-            count += booked
-        return count
+    def _ingest_once(self, reader: JournalReader, at: datetime) -> int:
+        if reader.page.written <= reader.page.ingested:
+            return 0
+        return self._ingest_batch(reader, at, is_dead=False)
 
     def _ingest_batch(self, reader: JournalReader, at: datetime, *, is_dead: bool) -> int:
         """One transaction; how many frames it read."""

@@ -116,6 +116,39 @@ def test_a_backlog_is_booked_in_long_batches(organization, settled, ingester):
     assert checks.verify().differences == []
 
 
+def test_a_journal_with_a_long_backlog_keeps_no_other_waiting(
+    organization, settled, ingester, writer, make_writer, monkeypatch
+):
+    monkeypatch.setattr(ingest, "BATCH_MAX", 2)
+    other = make_writer("here-2")
+    for _ in range(10):
+        settled()
+    for _ in range(3):
+        settled(writer=other)
+    turns = []
+    real = ingest.Ingester._ingest_batch
+
+    def noted(self, reader, at, **options):
+        turns.append(reader.name)
+        return real(self, reader, at, **options)
+
+    monkeypatch.setattr(ingest.Ingester, "_ingest_batch", noted)
+    assert ingester.ingest(NOW, looks_for_dead=False) == 13
+    assert turns == ["here-1", "here-2", "here-1", "here-2", "here-1", "here-1", "here-1"]
+
+
+def test_booking_ends_though_a_writer_goes_on(organization, settled, ingester, writer, monkeypatch):
+    real = ingest.Ingester._ingest_batch
+
+    def written_meanwhile(self, reader, at, **options):
+        settled()
+        return real(self, reader, at, **options)
+
+    monkeypatch.setattr(ingest.Ingester, "_ingest_batch", written_meanwhile)
+    settled()
+    assert ingester.ingest(NOW, looks_for_dead=False) == 2
+
+
 def test_every_field_of_a_settlement_reaches_its_record(organization, price, ingester, writer):
     opening = factories.make_opening(
         organization=organization, price=price, workspace_id=2, deployment_id=3, deploy_id="a-1",
