@@ -40,6 +40,9 @@ class Barrier:
         self._mode = mode
         self._on_failure = on_failure
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # One for everybody who need not wait.
+        self._passed: asyncio.Future[None] = self._loop.create_future()
+        self._passed.set_result(None)
         self._is_polling = False
         self._is_closed = False
         self._moved_at = 0.0
@@ -54,12 +57,11 @@ class Barrier:
 
         It raises UnableToSettle when the disk has failed.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
         if self._reached() >= position:
-            future.set_result(None)
-        else:
-            self._waiters.append((position, future))
-            self._begin_to_poll()
+            return self._passed
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append((position, future))
+        self._begin_to_poll()
         return future
 
     async def drain(self, seconds_max: float) -> None:

@@ -91,21 +91,21 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     price: Price
 
 
-def describe(opening: Opening, served: Served | None = None) -> Description:
-    """What is known of a call; with `served`, as one that this other candidate serves."""
+def _described(opening: Opening, served: Served | None) -> tuple[Any, ...]:
+    """The fields of a Description; without making one, which metering has no use for."""
     serving = served or opening
-    return Description(
+    return (
         opening.call_id.bytes,
         opening.organization_id,
         opening.workspace_id,
         opening.deployment_id,
         opening.deploy_id[:63],
         opening.key_id,
-        _cut(opening.request_id, 64),
+        opening.request_id[:64],
         opening.endpoint[:40],
         opening.is_stream,
         _cut(opening.model_requested, 120),
-        _cut(serving.provider, 40),
+        serving.provider[:40],
         _cut(serving.upstream_model, 120),
         serving.price.version_id,
         opening.margin_basis_points,
@@ -117,8 +117,8 @@ def describe(opening: Opening, served: Served | None = None) -> Description:
 
 
 def encode_opening(opening: Opening, served: Served | None = None) -> bytes:
-    """The description of a call as bytes; `served` as for `describe`."""
-    return _encode(describe(opening, served))
+    """The description of a call as bytes; with `served`, as one that it serves instead."""
+    return _encode(_described(opening, served))
 
 
 def decode_opening(data: bytes, price_of: PriceOf) -> Opening:
@@ -149,9 +149,9 @@ def decode_opening(data: bytes, price_of: PriceOf) -> Opening:
         raise UnreadableRecord(f"No description of a call: {error!r}") from error
 
 
-def conclude(ending: Ending, cost_nanos: int) -> Outcome:
-    """How a call ended that cost so much."""
-    return Outcome(
+def _concluded(ending: Ending, cost_nanos: int) -> tuple[Any, ...]:
+    """The fields of an Outcome, likewise."""
+    return (
         ending.status,
         ending.http_status,
         _counts(ending.usage),
@@ -168,14 +168,16 @@ def conclude(ending: Ending, cost_nanos: int) -> Outcome:
 
 def encode_settlement(description: bytes, ending: Ending, cost_nanos: int) -> bytes:
     """A settlement: the description of the call as it was served, and how it ended."""
-    return len(description).to_bytes(2, "big") + description + _encode(conclude(ending, cost_nanos))
+    return (
+        len(description).to_bytes(2, "big") + description + _encode(_concluded(ending, cost_nanos))
+    )
 
 
 def settlement_of(opening: Opening, ending: Ending, cost_nanos: int) -> Settlement:
     """What would be read of a call that was settled like this."""
     return Settlement(
-        describe(opening, ending.served),
-        conclude(ending, cost_nanos),
+        Description(*_described(opening, ending.served)),
+        Outcome(*_concluded(ending, cost_nanos)),
         (ending.served or opening).price,
     )
 

@@ -169,9 +169,10 @@ class JournalWriter:
         if self._position + len(frame) > self._base + self._segment_bytes:
             self._next_segment()
         failpoints.reach("web.before_settle_write")
-        written = 0
+        at = self._position - self._base
+        written = os.pwrite(self._log, frame, at)
         while written < len(frame):
-            written += os.pwrite(self._log, frame[written:], self._position - self._base + written)
+            written += os.pwrite(self._log, frame[written:], at + written)
         self._position += len(frame)
         self.page.written = self._position
         failpoints.reach("web.after_settle_write")
