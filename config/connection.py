@@ -58,7 +58,8 @@ class Connection(HttpToolsProtocol):
         self._stop_expecting()
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
-            self.scope["extensions"] = {exchange.WRITE: {"write": partial(_write, self.cycle)}}
+            offered = {"write": partial(_write, self.cycle), "abort": self.transport.abort}
+            self.scope["extensions"] = {exchange.WRITE: offered}
 
     def _expect_head(self) -> None:
         self._head_bytes = 0

@@ -16,7 +16,8 @@ from gateway import refusals
 BODY_SECONDS_MAX = 30.0  # between two pieces of a request body
 BODY_SECONDS_TOTAL_MAX = 300.0  # a body that trickles in holds a connection, too
 # The ASGI extension by which a server offers to write a piece of a stream without being awaited:
-# its `write` takes the piece and says whether the client keeps up. See config/connection.py.
+# its `write` takes the piece and says whether the client keeps up. Its `abort` ends the connection
+# without waiting for the client to read what was written. See config/connection.py.
 WRITE = "aigateway.write"
 
 Scope = Mapping[str, Any]
@@ -45,9 +46,9 @@ class Exchange:
         self.on_answer: Callable[[int, bytes], Awaitable[None]] | None = None
         self._receive = receive
         self._send = send
-        self._write: Callable[[bytes], bool] | None = (
-            scope.get("extensions", {}).get(WRITE, {}).get("write")
-        )
+        offered = scope.get("extensions", {}).get(WRITE, {})
+        self._write: Callable[[bytes], bool] | None = offered.get("write")
+        self._abort: Callable[[], None] | None = offered.get("abort")
         # What the server could not be given without waiting for it.
         self._unsent = b""
         self._watch: asyncio.Task[None] | None = None
@@ -177,6 +178,9 @@ class Exchange:
                 self._on_gone()
             if self._sending is not None:
                 self._sending.cancel()
+            # Closed, it would be open until its client has read the rest: for ever.
+            if self._abort is not None:
+                self._abort()
 
         self._stall_timer = self._loop.call_later(wait_seconds, check)
 

@@ -18,11 +18,13 @@ class App:
 
     def __init__(self) -> None:
         self.writes: list[Any] = []
+        self.aborts: list[Any] = []
         self.may_end = asyncio.Event()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         write = scope["extensions"][WRITE]["write"]
         self.writes.append(write)
+        self.aborts.append(scope["extensions"][WRITE]["abort"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(3):
             assert write(scope["path"].encode())
@@ -82,4 +84,17 @@ async def test_a_client_that_reads_nothing_does_not_keep_up(app: App, port: int)
     while app.writes[0](b"x" * 100_000):
         writes += 1
         assert writes < 1_000
+    writer.transport.abort()
+
+
+async def test_a_connection_can_be_ended_whose_client_reads_nothing(app: App, port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(REQUEST % 1)
+    await reader.readuntil(b"/1\r\n")
+    app.writes[0](b"x" * 20_000_000)  # more than all buffers on the way take
+    app.aborts[0]()
+    cycle = app.writes[0].args[0]
+    async with asyncio.timeout(5):
+        while not cycle.disconnected:  # noqa: ASYNC110 - nor has its protocol
+            await asyncio.sleep(0.005)
     writer.transport.abort()

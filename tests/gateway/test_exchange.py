@@ -280,6 +280,23 @@ async def test_a_server_that_writes_at_once_is_waited_for_only_when_its_client_i
     assert [message.get("body", b"") for message in wire.sent] == [b"", b""]
 
 
+async def test_the_connection_of_a_client_that_takes_nothing_is_not_left_open() -> None:
+    wire, aborted = Wire(), []
+
+    async def stall(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    offered = {"write": lambda piece: False, "abort": lambda: aborted.append(True)}
+    scope = {"method": "POST", "path": "/", "headers": [], "extensions": {WRITE: offered}}
+    exchange = Exchange(scope, wire.receive, stall, "req_1")
+    await exchange.start_stream(stall_seconds=0.05)
+    with pytest.raises(ClientGone):
+        await send(exchange, b"unread")
+    assert aborted == [True]
+    exchange.unwatch()
+
+
 async def test_a_stream_with_nothing_to_say_does_not_make_its_client_a_slow_one() -> None:
     exchange = Wire().exchange()
     await exchange.start_stream(stall_seconds=0.01)
