@@ -58,8 +58,12 @@ class Connection(HttpToolsProtocol):
         self._stop_expecting()
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
-            offered = {"write": partial(_write, self.cycle), "abort": self.transport.abort}
-            self.scope["extensions"] = {exchange.WRITE: offered}
+            self.scope["extensions"] = {
+                exchange.WRITE: {
+                    "write": partial(_write, self.cycle),
+                    "abort": self.transport.abort,
+                }
+            }
 
     def _expect_head(self) -> None:
         self._head_bytes = 0

@@ -244,7 +244,10 @@ class Snapshot:
         if loading is not None and now - loading.began_at < REFUSE_AFTER_SECONDS:
             return loading
         if self._loads_under_way >= LOADS_MAX:
-            self._seen_away_at = now
+            # Of a hanging database nothing else is heard any more. One that answers has many
+            # callers: then a flood of them must not keep a revoked key alive.
+            if self._seen_away_at is not None:
+                self._seen_away_at = now
             raise UnableToLoad
         self._loads_under_way += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, _guarded, load)

@@ -47,7 +47,7 @@ async def port(app: App) -> AsyncIterator[int]:
             await asyncio.sleep(0.005)
     yield server.servers[0].sockets[0].getsockname()[1]
     app.may_end.set()
-    server.should_exit = True
+    server.should_exit = server.force_exit = True  # whatever connection a failed test has left
     await serving
 
 

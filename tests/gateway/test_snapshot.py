@@ -323,11 +323,27 @@ async def test_with_too_many_loads_waiting_what_was_said_last_counts(
 ) -> None:
     monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    asked = loads_with(monkeypatch, made_up)
+    monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.2)
+    loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
+    await known.caller("app")
+    assert await known.caller("app") == made_up("app")
+    monkeypatch.setattr(snapshot, "LOADS_MAX", 0)
+    for _ in range(6):  # longer than an outage counts that nobody has seen
+        await asyncio.sleep(0.05)
+        assert await known.caller("app") == made_up("app")
+
+
+async def test_a_flood_of_loads_is_no_outage(
+    known: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever makes one could go on with a revoked key."""
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    loads_with(monkeypatch, made_up)
     await known.caller("app")
     monkeypatch.setattr(snapshot, "LOADS_MAX", 0)
-    assert await known.caller("app") == made_up("app")
-    assert asked == ["app"]
+    with pytest.raises(UnableToLoad):
+        await known.caller("app")
 
 
 async def test_a_database_that_is_back_is_believed_again(
