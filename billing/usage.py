@@ -6,7 +6,7 @@ know what a deployment is: its ids are plain values on usage records.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -143,6 +143,15 @@ def summary(
     """Totals of calls started in [start, end)."""
     scope = _Scope(organization, start, end, deployment_id, workspace_id)
     return next(iter(_grouped(scope).values()), Totals())
+
+
+def add_up(parts: Iterable[Totals]) -> Totals:
+    """The sum of disjoint totals: what is shown beside them must agree, while calls go on."""
+    sums: Counter[str] = Counter()
+    for part in parts:
+        sums.update(calls=part.calls, cost_nanos=part.cost_nanos)
+        sums.update({f"{name}_tokens": getattr(part.usage, name) for name in pricing.RECORDED})
+    return _totals(sums)
 
 
 def per_day(
@@ -381,7 +390,5 @@ def _grouped(scope: _Scope, *by: str) -> dict[tuple[Any, ...], Totals]:
 
 
 def _totals(sums: "Counter[str]") -> Totals:
-    tokens: dict[str, Any] = {
-        name: sums[f"{name}_tokens"] for name in (*pricing.BUCKETS, "reasoning")
-    }
+    tokens: dict[str, Any] = {name: sums[f"{name}_tokens"] for name in pricing.RECORDED}
     return Totals(sums["calls"], pricing.Usage(**tokens), sums["cost_nanos"])

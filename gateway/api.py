@@ -235,11 +235,12 @@ class UsageView(AigatewayView):
         if deploy_id := body["deployId"]:
             deployment = directory.require_deployed(workspace_of(request), deploy_id)
             query["deployment_id"] = deployment.pk
+        rows = _usage_rows(body["groupBy"], query)
         return Response(
             {
                 "groupBy": body["groupBy"],
-                "rows": _rows(body["groupBy"], query),
-                "total": _describe_usage(usage.summary(**query)),
+                "rows": [{**about, **_describe_usage(totals)} for about, totals in rows],
+                "total": _describe_usage(usage.add_up(totals for _, totals in rows)),
             }
         )
 
@@ -335,15 +336,10 @@ def _camel_case(name: str) -> str:
     return first + "".join(other.capitalize() for other in others)
 
 
-def _rows(group_by: str, query: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per day, model or deployment, each naming what it is about."""
+def _usage_rows(group_by: str, query: dict[str, Any]) -> list[tuple[dict[str, Any], usage.Totals]]:
+    """Totals per day, model or deployment, each with what it is about."""
     if group_by == "day":
-        return [{"day": row.day, **_describe_usage(row.totals)} for row in usage.per_day(**query)]
+        return [({"day": row.day}, row.totals) for row in usage.per_day(**query)]
     if group_by == "model":
-        return [
-            {"model": row.model, **_describe_usage(row.totals)} for row in usage.per_model(**query)
-        ]
-    return [
-        {"deployId": row.deploy_id, **_describe_usage(row.totals)}
-        for row in usage.per_deployment(**query)
-    ]
+        return [({"model": row.model}, row.totals) for row in usage.per_model(**query)]
+    return [({"deployId": row.deploy_id}, row.totals) for row in usage.per_deployment(**query)]

@@ -59,14 +59,7 @@ def spend(request: ConsoleRequest) -> HttpResponse:
     organization = request.organization
     is_by_deployment = request.GET.get("by") == "deployment"
     rows = usage.per_day_model_deployment(organization, period.start, period.end)
-    total = usage.summary(organization, period.start, period.end)
-    models = [
-        (row.model, row.totals) for row in usage.per_model(organization, period.start, period.end)
-    ]
-    deployments = [
-        (row.deploy_id, row.totals)
-        for row in usage.per_deployment(organization, period.start, period.end)
-    ]
+    models, deployments = _shares(rows, _model), _shares(rows, _deploy_id)
     context = {
         "balance": usage.balance(organization),
         "burn": usage.burn(organization, now),
@@ -78,7 +71,7 @@ def spend(request: ConsoleRequest) -> HttpResponse:
         "other_models": models[SHARES_SHOWN:],
         "deployments": deployments[:SHARES_SHOWN],
         "other_deployments": deployments[SHARES_SHOWN:],
-        "total": total,
+        "total": usage.add_up(row.totals for row in rows),
         "estimated": usage.estimated_calls(organization, period.start, period.end),
     }
     return render(request, "billing/spend.html", context)
@@ -90,6 +83,17 @@ def _model(row: usage.SpendRow) -> str:
 
 def _deploy_id(row: usage.SpendRow) -> str:
     return row.deploy_id
+
+
+def _shares(
+    rows: Iterable[usage.SpendRow], name_of: Callable[[usage.SpendRow], str]
+) -> list[tuple[str, usage.Totals]]:
+    """Totals per name, dearest first."""
+    found: dict[str, list[usage.Totals]] = {}
+    for row in rows:
+        found.setdefault(name_of(row), []).append(row.totals)
+    shares = [(name, usage.add_up(parts)) for name, parts in found.items()]
+    return sorted(shares, key=lambda share: (-share[1].cost_nanos, share[0]))
 
 
 def _series(

@@ -78,6 +78,24 @@ def test_spend_is_shown_per_model_and_per_deployment(organization, call, owner_c
     assert "ancient" in page(owner_client, organization, days="90").content.decode()
 
 
+def test_all_figures_of_the_page_are_of_the_same_calls_while_others_go_on(
+    organization, call, owner_client, monkeypatch
+):
+    read = usage.per_day_model_deployment
+
+    def read_and_go_on(*arguments):
+        found = read(*arguments)
+        call(model="late", dollars="3")
+        return found
+
+    call(model="small")
+    monkeypatch.setattr(usage, "per_day_model_deployment", read_and_go_on)
+    shown = page(owner_client, organization).context
+    assert [name for name, _ in shown["models"]] == ["small"]
+    assert [totals for _, totals in shown["deployments"]] == [shown["total"]]
+    assert shown["total"].cost_nanos == DOLLAR
+
+
 def test_the_chart_has_a_colour_per_model_or_per_deployment(organization, call, owner_client):
     call(model="large")
     call(model="small", dollars="0.5")

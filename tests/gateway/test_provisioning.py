@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from billing import usage
 from billing.models import UsageRecord
 from billing.pricing import Usage
 from deployments import environment
@@ -361,6 +362,36 @@ def test_usage_sums_the_workspaces_own_calls(
         assert body["total"]["calls"] == 0
         assert body["rows"] == []
         assert agent("aigateway/usage", {"groupBy": group}).json()["groupBy"] == group
+
+
+def test_rows_of_usage_add_up_to_its_total_while_calls_go_on(
+    agent: Any, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    organization, price = deployment.workspace.organization, factories.make_price()
+    factories.make_credit(organization=organization)
+    per_model = usage.per_model
+
+    def call() -> None:
+        factories.make_call(
+            organization=organization,
+            price=price,
+            usage=Usage(input=100, output=50, reasoning=20),
+            workspace_id=deployment.workspace_id,
+            deployment_id=deployment.pk,
+            deploy_id=deployment.deploy_id,
+        )
+
+    def read_and_go_on(*arguments: Any, **named: Any) -> Any:
+        found = per_model(*arguments, **named)
+        call()
+        return found
+
+    call()
+    monkeypatch.setattr(usage, "per_model", read_and_go_on)
+    body = agent("aigateway/usage", {"groupBy": "model"}).json()
+    (row,) = body["rows"]
+    assert {name: row[name] for name in body["total"]} == body["total"]
+    assert (body["total"]["calls"], body["total"]["reasoningTokens"]) == (1, 20)
 
 
 @pytest.mark.parametrize(
