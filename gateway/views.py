@@ -62,11 +62,12 @@ def overview(request: ConsoleRequest) -> HttpResponse:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     tomorrow = midnight + timedelta(days=1)
     first = midnight - timedelta(days=OVERVIEW_DAYS - 1)
+    days = usage.per_day(organization, first, tomorrow)
     context = {
         "balance": usage.balance(organization),
-        "today": usage.summary(organization, midnight, tomorrow),
-        "month": usage.summary(organization, first, tomorrow),
-        "days": usage.per_day(organization, first, tomorrow),
+        "today": usage.add_up(day.totals for day in days if day.day == midnight.date()),
+        "month": usage.add_up(day.totals for day in days),
+        "days": days,
         "first_day": first.date(),
         "last_day": now.date(),
         "models": usage.per_model(organization, first, tomorrow)[:MODELS_SHOWN],

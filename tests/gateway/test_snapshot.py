@@ -20,6 +20,12 @@ from gateway.snapshot import Caller, Snapshot, UnableToLoad
 from tests.gateway.conftest import ApiClient, Tenant, until
 
 
+def keep_nothing_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the database for every call, unless it is away."""
+    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+
+
 @pytest.fixture
 async def known(transactional_db: None) -> AsyncIterator[Snapshot]:
     snapshot = Snapshot()
@@ -287,8 +293,7 @@ def once(value: Any, error: Exception) -> Callable[[str], Any]:
 async def test_while_the_database_is_away_what_it_said_last_counts(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     loads_with(monkeypatch, once(made_up("app"), error))
     for _ in range(5):
         assert await known.caller("app") == made_up("app")
@@ -299,8 +304,7 @@ async def test_while_the_database_is_away_what_it_said_last_counts(
 async def test_a_database_that_hangs_is_waited_for_once(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     monkeypatch.setattr(snapshot, "LOAD_SECONDS_MAX", 0.5)
     go = threading.Event()
     go.set()
@@ -321,8 +325,7 @@ async def test_a_database_that_hangs_is_waited_for_once(
 async def test_with_too_many_loads_waiting_what_was_said_last_counts(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.2)
     loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
     await known.caller("app")
@@ -337,8 +340,7 @@ async def test_a_flood_of_loads_is_no_outage(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever makes one could go on with a revoked key."""
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     loads_with(monkeypatch, made_up)
     await known.caller("app")
     monkeypatch.setattr(snapshot, "LOADS_MAX", 0)
@@ -349,8 +351,7 @@ async def test_a_flood_of_loads_is_no_outage(
 async def test_a_database_that_is_back_is_believed_again(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
     await known.caller("app")
     assert await known.caller("app") == made_up("app")
@@ -367,8 +368,7 @@ async def test_a_database_that_is_back_is_believed_again(
 async def test_a_database_that_answers_with_an_error_is_not_away(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     loads_with(monkeypatch, once(made_up("app"), DataError("what a question")))
     await known.caller("app")
     with pytest.raises(UnableToLoad):
@@ -378,8 +378,7 @@ async def test_a_database_that_answers_with_an_error_is_not_away(
 async def test_an_outage_that_nobody_has_seen_lately_is_over(
     known: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "RENEW_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "REFUSE_AFTER_SECONDS", 0.0)
+    keep_nothing_fresh(monkeypatch)
     monkeypatch.setattr(snapshot, "SEEN_AWAY_SECONDS", 0.3)
     loads_with(monkeypatch, once(made_up("app"), OperationalError("gone")))
     await known.caller("app")
